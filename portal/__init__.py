@@ -1,0 +1,1 @@
+"""A self-hosted customer portal over several payment processors."""

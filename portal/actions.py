@@ -1,0 +1,776 @@
+"""What a customer may do, and doing it: `available` draws the buttons and guards the POSTs, `perform` does the rest.
+
+The row of an action is committed before any call and its id is the idempotency key of every try. What has happened is
+what the processor says when it is asked again; a time-out is unknown until then.
+"""
+
+import hashlib
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import select, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+from sqlmodel import col
+
+from portal import clock, models, sync
+from portal.connect import open_gateway
+from portal.db import Database
+from portal.gateways import facts
+from portal.gateways.base import (
+    Gateway,
+    GatewayError,
+    Gone,
+    Leave,
+    Ref,
+    Snapshot,
+    Unavailable,
+)
+from portal.gateways.capabilities import Capability, Circumstances, Key
+from portal.ids import new_id, new_reference
+from portal.settings import Settings
+from portal.tenancy import PortalView
+from portal.texts import gettext as _
+from portal.vault import Vault
+
+# When a wish makes sense at all, by our word for the state.
+SENSE: dict[Key, frozenset[str]] = {
+    "update_payment_method": frozenset(
+        {"incomplete", "trialing", "active", "past_due", "paused", "cancels_at_period_end"}
+    ),
+    "cancel_now": frozenset({"active", "trialing", "past_due", "paused", "cancels_at_period_end"}),
+    "cancel_at_period_end": frozenset({"active", "trialing", "past_due", "paused"}),
+    "undo_cancel": frozenset({"cancels_at_period_end"}),
+    "pause": frozenset({"active"}),
+    "resume": frozenset({"paused"}),
+    "skip_next_payment": frozenset({"active"}),
+    "change_plan": frozenset({"active", "trialing"}),
+    "pay_now": frozenset({"past_due", "active", "incomplete", "cancels_at_period_end"}),
+}
+DOABLE = frozenset({"direct", "hosted", "emulated"})
+LEAD = timedelta(hours=72)  # a scheduled cancel runs this long before the next charge
+TOO_LATE = timedelta(hours=24)  # with less than this left, a cancel is not scheduled but done
+PROVEN_WITHIN = timedelta(minutes=15)
+GIVE_UP = timedelta(hours=24)  # after this long, a wish that could not be carried out is given back
+LEASE = timedelta(seconds=75)
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What becomes of one wish here and now: done (`ok`), or `why` not, where there is something to say."""
+
+    key: Key
+    mode: str
+    how: str | None
+    ok: bool
+    why: str | None = None
+    proof: str = "read_back"
+
+
+class Refused(Exception):
+    """The wish cannot be taken; the sentence says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """How far a wish has come: its row, and where the customer goes on, if anywhere."""
+
+    action_id: int
+    phase: str
+    leave: str | None = None
+
+
+def state_of(row: models.Subscription) -> str:
+    """Our word for the state, our own scheduled cancel included."""
+    if row.cancel_scheduled_at and row.status in ("active", "trialing", "past_due", "paused"):
+        return "cancels_at_period_end"
+    return row.status
+
+
+def available(
+    row: models.Subscription,
+    account: models.Account,
+    portal: PortalView,
+    now: datetime,
+    busy: bool = False,
+) -> dict[Key, Offer]:
+    """Every wish that makes sense for this subscription, with its answer. The only source of buttons and guards."""
+    table = facts(account.processor)
+    state = state_of(row)
+    circumstances = Circumstances(
+        state=state,
+        method=(row.method or {}).get("kind"),
+        variant=account.variant,
+        option=frozenset(account.options),
+        country=portal.country,
+        object=row.object,
+        due=bool(row.due_minor),
+        token=True,
+    )
+    offers = {}
+    for key, states in SENSE.items():
+        if state in states:
+            shape = table.capabilities[key].under(circumstances)
+            offers[key] = _offer(key, shape, row, account, portal, now, busy)
+    return offers
+
+
+def _offer(
+    key: Key,
+    shape: Capability,
+    row: models.Subscription,
+    account: models.Account,
+    portal: PortalView,
+    now: datetime,
+    busy: bool,
+) -> Offer:
+    label = facts(account.processor).label
+
+    def no(why: str | None) -> Offer:
+        return Offer(key, shape.mode, shape.how, False, why)
+
+    if key == "change_plan":
+        return no(None)  # waits for the merchant's list of plans
+    if key == "pay_now" and not row.due_minor:
+        return no(None)
+    if key == "undo_cancel" and shape.how == "schedule" and not row.cancel_scheduled_at:
+        return no(_ask(key, label, portal))
+    if key == "cancel_at_period_end" and _end_of_paid(row) is None and shape.mode == "emulated":
+        return no(None)  # nothing is known to be paid ahead; today is all there is
+    if key in account.switched_off:
+        return no(
+            _("{shop} has switched this off. Write to {support}.").format(
+                shop=portal.name, support=portal.support_email
+            )
+        )
+    if shape.mode not in DOABLE:
+        return no(_ask(key, label, portal))
+    if busy:
+        return no(_("Another change is still being checked with {label}.").format(label=label))
+    return Offer(key, shape.mode, shape.how, True, proof=shape.proof or "read_back")
+
+
+def _ask(key: Key, label: str, portal: PortalView) -> str | None:
+    words = {"label": label, "shop": portal.name, "support": portal.support_email}
+    sentence = {
+        "update_payment_method": _("The payment method can't be changed here. Write to {shop} at {support}."),
+        "cancel_now": _("This can't be cancelled for today here. Write to {shop} at {support}."),
+        "cancel_at_period_end": None,
+        "undo_cancel": _("{label} can't take back a cancellation. To go on, write to {shop} at {support}."),
+    }.get(key)
+    return sentence.format(**words) if sentence else None
+
+
+def _end_of_paid(row: models.Subscription) -> datetime | None:
+    """Until when the customer has paid: the end of the period, or of the trial."""
+    return row.current_period_end or row.trial_ends_at
+
+
+# Doing it
+
+
+async def perform(
+    database: Database,
+    settings: Settings,
+    vault: Vault,
+    portal: PortalView,
+    customer_id: int,
+    subscription_id: int,
+    key: Key,
+    params: Mapping[str, Any] | None = None,
+) -> Done:
+    """Carry out a wish as far as it goes now.
+
+    Refused says why it cannot be taken; LookupError, that there is no such subscription of theirs.
+    """
+    claimed = await database.write(
+        claim, portal, customer_id, subscription_id, key, dict(params or {}), clock.now()
+    )
+    if claimed.phase == "scheduled" or claimed.phase == "undone":
+        return Done(claimed.action_id, claimed.phase)
+    return await carry_out(
+        database, settings, vault, claimed.action_id, return_url=_return_url(settings, portal, claimed.state)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    action_id: int
+    phase: str
+    state: str | None = None
+
+
+def claim(
+    db: Session,
+    portal: PortalView,
+    customer_id: int,
+    subscription_id: int,
+    key: Key,
+    params: dict[str, Any],
+    now: datetime,
+) -> Claimed:
+    """Take a wish, under the row's lock and before any call: `available` is asked again, one may be open at a time."""
+    row = _locked(db, portal.id, customer_id, subscription_id)
+    account = db.get_one(models.Account, row.account_id)
+    _let_go_of_visits(db, row, now)
+    offer = available(row, account, portal, now, busy=_open_action(db, row.id) is not None).get(key)
+    if offer is None:
+        raise Refused(_("This subscription has changed meanwhile. Nothing was done."))
+    if not offer.ok:
+        raise Refused(offer.why or _("This isn't possible for this subscription."))
+    action = models.Action(
+        portal_id=portal.id,
+        account_id=account.id,
+        customer_id=customer_id,
+        subscription_id=row.id,
+        capability=key,
+        how=offer.how,
+        reference=new_reference(),
+        params={
+            **params,
+            "method_before": (row.method or {}).get("remote_id"),
+            "title": row.title,
+            "was": row.status,
+        },
+        phase="claimed",
+        created_at=now,
+    )
+    state = None
+    if key in ("cancel_at_period_end", "undo_cancel") and offer.how in ("keep", "schedule"):
+        _plan_ahead(db, row, action, offer, now)
+    if offer.mode == "hosted":
+        state = secrets.token_urlsafe(32)
+        action.state_hash = _hash(state)
+    if action.phase == "claimed":
+        action.lease_until = now + LEASE
+    db.add(action)
+    try:
+        db.flush()
+    except IntegrityError as error:
+        raise Refused(_("Another change is still being checked.")) from error
+    if action.closed_at is None and action.phase != "scheduled":
+        enqueue(db, "read_back", {"action": action.id}, now + LEASE, f"read_back:{action.id}")
+    return Claimed(action.id, action.phase, state)
+
+
+def _plan_ahead(
+    db: Session, row: models.Subscription, action: models.Action, offer: Offer, now: datetime
+) -> None:
+    """Our part of an emulated cancel at period end: keep the access first, or put the job in its place."""
+    if action.capability == "undo_cancel":
+        _unschedule(db, row, action, now)
+        return
+    end = _end_of_paid(row)
+    assert end is not None
+    charge = end
+    too_late = charge - now < TOO_LATE or row.status == "past_due"
+    if offer.how == "schedule" and not too_late:
+        row.cancel_scheduled_at = max(now, charge - LEAD)
+        row.access_until = end
+        action.phase = "scheduled"
+        action.closed_at = now  # nothing is open at the processor; the job opens its own action
+        action.confirmed_at = now
+        enqueue(
+            db,
+            "scheduled_cancel",
+            {"subscription": row.id, "action": action.id},
+            row.cancel_scheduled_at,
+            f"scheduled_cancel:{action.id}",
+        )
+        enqueue_mail(db, action, "cancelled", now)
+    else:
+        action.how = "keep"
+        row.access_until = max(end, now)
+
+
+def _unschedule(db: Session, row: models.Subscription, action: models.Action, now: datetime) -> None:
+    row.cancel_scheduled_at = None
+    row.access_until = None
+    action.phase = "undone"
+    action.confirmed_at = action.closed_at = now
+    enqueue_mail(db, action, "cancel_undone", now)
+
+
+async def carry_out(
+    database: Database,
+    settings: Settings,
+    vault: Vault,
+    action_id: int,
+    return_url: str = "",
+    patient: bool = False,
+) -> Done:
+    """The call of a claimed action and what came of it. Also what the worker does again, with the same key."""
+    action, row, account = await database.read(_with_account, action_id)
+    gateway = open_gateway(settings, vault, account, patient=patient)
+    try:
+        if not await database.write(_take_lease, action_id, again=patient, now=clock.now()):
+            return Done(action_id, action.phase)
+        answer = await _call(gateway, action, row, return_url)
+    except GatewayError as error:
+        phase = await database.write(_failed, action_id, error, clock.now())
+        return Done(action_id, phase)
+    finally:
+        await gateway.aclose()
+    if isinstance(answer, Leave):
+        return await _go_away(database, settings, account, action_id, answer)
+    phase = await database.write(_answered, action_id, answer, clock.now())
+    return Done(action_id, phase)
+
+
+async def _call(
+    gateway: Gateway, action: models.Action, row: models.Subscription, return_url: str
+) -> Snapshot | Leave:
+    ref = Ref("subscription", row.remote_id)
+    key = f"portal-{action.id}"
+    if action.capability == "update_payment_method":
+        return await gateway.start_method_update(ref, return_url, key)
+    if action.capability == "pay_now":
+        return await gateway.pay_now(ref, return_url, key)
+    name = "cancel_now" if action.how == "keep" else action.capability
+    answer: Snapshot | Leave = await getattr(gateway, name)(ref, key)
+    return answer
+
+
+async def _go_away(
+    database: Database, settings: Settings, account: models.Account, action_id: int, leave: Leave
+) -> Done:
+    simulator = settings.simulators.get(account.processor) if settings.demo else None
+    addresses = {"simulator": simulator} if simulator else None
+    if not facts(account.processor).allows_link(leave.url, addresses):
+        error = GatewayError(
+            _("The payment company's page can't be opened at the moment. Nothing was changed."),
+            "The processor gave an address outside its own hosts.",
+        )
+        return Done(action_id, await database.write(_failed, action_id, error, clock.now()))
+    await database.write(_away, action_id, dict(leave.state), clock.now())
+    return Done(action_id, "away", leave.url)
+
+
+def _take_lease(db: Session, action_id: int, again: bool, now: datetime) -> bool:
+    """Only one process calls for an action at a time; a second try waits until the first one's lease has run out."""
+    free = col(models.Action.lease_until) <= now if again else col(models.Action.phase) == "claimed"
+    taken = db.execute(
+        update(models.Action)
+        .where(col(models.Action.id) == action_id, col(models.Action.closed_at).is_(None), free)
+        .values(phase="sent", sent_at=now, lease_until=now + LEASE)
+    )
+    return bool(taken.rowcount)  # type: ignore[attr-defined]
+
+
+def _answered(db: Session, action_id: int, snapshot: Snapshot, now: datetime) -> str:
+    """The processor took it: write what it says and see whether that proves it."""
+    action = db.get_one(models.Action, action_id)
+    account = db.get_one(models.Account, action.account_id)
+    action.phase, action.error = "checking", None
+    sync.apply(db, account, snapshot)
+    db.flush()
+    if action.capability != "pay_now" and _proof(account, action) == "answer":
+        _confirm(db, action, now)
+    else:
+        settle(db, action.subscription_id, now)
+    if action.closed_at is None:
+        enqueue(db, "read_back", {"action": action.id}, now + timedelta(seconds=2), None)
+    return action.phase
+
+
+def _failed(db: Session, action_id: int, error: GatewayError, now: datetime) -> str:
+    """It did not work, or nobody knows. Unknown stays open until it is read back; a cancel is tried again by us."""
+    action = db.get_one(models.Action, action_id)
+    sent = isinstance(error, Unavailable) and error.sent
+    ours_to_finish = isinstance(error, Unavailable) and action.capability in (
+        "cancel_now",
+        "cancel_at_period_end",
+    )
+    if sent or ours_to_finish or isinstance(error, Gone):
+        action.phase = "checking"
+        action.error = error.customer
+        action.params = {**action.params, "sent": bool(action.params.get("sent")) or sent}
+        wait = 5.0
+        if isinstance(error, Unavailable) and error.retry_after:
+            wait = max(5.0, min(error.retry_after, 900.0))
+        action.lease_until = now + timedelta(seconds=wait)
+        if not isinstance(error, Gone) or now - action.created_at < GIVE_UP:
+            enqueue(db, "read_back", {"action": action.id}, now + timedelta(seconds=wait), None)
+        return action.phase
+    _give_back(db, action, error.customer, now)
+    return action.phase
+
+
+def _give_back(db: Session, action: models.Action, sentence: str, now: datetime) -> None:
+    """The wish ends undone: what we had set up for it goes, and the row says why."""
+    row = db.get_one(models.Subscription, action.subscription_id)
+    if action.how == "keep" and row.status not in ("cancelled", "expired"):
+        row.access_until = None
+    action.phase, action.error, action.closed_at = "failed", sentence, now
+
+
+def _away(db: Session, action_id: int, state: dict[str, str], now: datetime) -> None:
+    action = db.get_one(models.Action, action_id)
+    action.phase, action.leave_state, action.error = "away", state, None
+    action.lease_until = now + timedelta(hours=1)
+
+
+# Coming back
+
+
+def spend_state(db: Session, state: str, query: dict[str, str], now: datetime) -> str | None:
+    """A processor sent somebody back: spend the one-time state and queue the look. Returns the host's portal, or None.
+
+    Takes no session and believes nothing of the query; who holds the state can only make us look.
+    """
+    spent = db.execute(
+        update(models.Action)
+        .where(col(models.Action.state_hash) == _hash(state))
+        .values(state_hash=None)
+        .returning(col(models.Action.id))
+    ).scalar_one_or_none()
+    if spent is None:
+        return None
+    action = db.get_one(models.Action, spent, populate_existing=True)
+    account = db.get_one(models.Account, action.account_id)
+    if now - action.created_at > timedelta(hours=24):
+        return None
+    action.params = {**action.params, "query": dict(list(query.items())[:20])}
+    if _proof(account, action) == "next_charge":
+        row = db.get_one(models.Subscription, action.subscription_id)
+        row.method_visited_at = now
+        action.phase, action.closed_at = "visited", now
+    elif action.phase in ("away", "left", "sent"):
+        action.phase, action.closed_at, action.sent_at = "checking", None, now
+        if _other_open(db, action):
+            action.phase, action.closed_at = "left", now
+    enqueue(db, "finish_method", {"action": action.id}, now, f"finish_method:{action.id}")
+    return action.capability
+
+
+def settle(db: Session, subscription_id: int, now: datetime) -> None:
+    """Rows of a subscription were written: confirm the actions that they prove."""
+    row = db.get_one(models.Subscription, subscription_id)
+    for action in db.execute(
+        select(models.Action).where(
+            col(models.Action.subscription_id) == subscription_id,
+            col(models.Action.closed_at).is_(None),
+            col(models.Action.phase).in_(("sent", "checking", "away")),
+        )
+    ).scalars():
+        if proven(action, row):
+            _confirm(db, action, now)
+    if row.status in ("cancelled", "expired"):
+        row.cancel_scheduled_at = None
+
+
+def proven(action: models.Action, row: models.Subscription) -> bool:
+    """Whether the processor's own word shows what was wished for."""
+    ended = row.status in ("cancelled", "expired")
+    match action.capability:
+        case "cancel_now":
+            return ended
+        case "cancel_at_period_end":
+            return ended or (action.how != "keep" and row.status == "cancels_at_period_end")
+        case "undo_cancel":
+            return not ended and row.status != "cancels_at_period_end"
+        case "pause":
+            return row.status == "paused"
+        case "resume":
+            return row.status in ("active", "trialing", "past_due")
+        case "update_payment_method":
+            method = (row.method or {}).get("remote_id")
+            return method is not None and method != action.params.get("method_before")
+        case "pay_now":
+            return not row.due_minor
+    return False
+
+
+_MAILS = {
+    "cancel_now": "cancelled",
+    "cancel_at_period_end": "cancelled",
+    "undo_cancel": "cancel_undone",
+    "pause": "paused",
+    "resume": "resumed",
+    "update_payment_method": "card_changed",
+}
+
+
+def _confirm(db: Session, action: models.Action, now: datetime) -> None:
+    action.phase, action.error = "confirmed", None
+    action.confirmed_at = action.closed_at = now
+    row = db.get_one(models.Subscription, action.subscription_id)
+    if action.capability == "undo_cancel" or (action.capability == "cancel_now" and action.how != "keep"):
+        row.access_until = None
+    if action.capability == "update_payment_method":
+        row.method_visited_at = None
+    if mail := _MAILS.get(action.capability):
+        enqueue_mail(db, action, mail, now)
+
+
+# Reading back
+
+
+async def read_back(database: Database, settings: Settings, vault: Vault, action_id: int) -> float | None:
+    """Ask the processor how an open action stands; the seconds until the next look, None when it is closed.
+
+    A cancel that has not happened is sent again under the same key. Anything else that a fresh look does not show
+    after a time-out is given back as not done.
+    """
+    action, row, account = await database.read(_with_account, action_id)
+    now = clock.now()
+    if action.closed_at is not None or action.phase == "away":
+        return None
+    if action.phase in ("claimed", "sent") and action.lease_until and action.lease_until > now:
+        return (action.lease_until - now).total_seconds() + 1
+    gateway = open_gateway(settings, vault, account, patient=True)
+    try:
+        snapshot = await gateway.fetch(Ref("subscription", row.remote_id))
+    except Gone:
+        snapshot = None
+    except Unavailable as error:
+        await database.write(_still_open, action_id, clock.now())
+        return max(error.retry_after or 0, _next_look(now - action.created_at))
+    finally:
+        await gateway.aclose()
+    if snapshot is not None:
+        await database.write(_looked, action_id, snapshot, clock.now())
+    action, row, account = await database.read(_with_account, action_id)
+    if action.closed_at is not None:
+        return None
+    return await _not_yet(database, settings, vault, action, gone=snapshot is None)
+
+
+async def _not_yet(
+    database: Database, settings: Settings, vault: Vault, action: models.Action, gone: bool
+) -> float | None:
+    now = clock.now()
+    age = now - action.created_at
+    if gone or age > GIVE_UP:
+        await database.write(_close_undone, action.id, now)
+        return None
+    await database.write(_still_open, action.id, now)
+    cancels = action.capability in ("cancel_now", "cancel_at_period_end")
+    if (
+        cancels and action.error
+    ):  # the call failed and the processor shows no trace of it: same key, once more
+        await carry_out(database, settings, vault, action.id, patient=True)
+        return None  # carry_out has queued the next look
+    if action.error and age > timedelta(minutes=2):
+        await database.write(_close_undone, action.id, now)
+        return None
+    return _next_look(age)
+
+
+def _next_look(age: timedelta) -> float:
+    return max(2.0, min(900.0, age.total_seconds() / 2))
+
+
+def _looked(db: Session, action_id: int, snapshot: Snapshot, now: datetime) -> None:
+    action = db.get_one(models.Action, action_id)
+    sync.apply(db, db.get_one(models.Account, action.account_id), snapshot)
+    db.flush()
+    settle(db, action.subscription_id, now)
+
+
+def _still_open(db: Session, action_id: int, now: datetime) -> None:
+    """Too long unproven: the customer's row says so and the merchant is alarmed, once."""
+    action = db.get_one(models.Action, action_id)
+    if action.phase in ("claimed", "sent"):
+        action.phase = "checking"
+        action.error = action.error or _("We could not see whether it arrived.")
+    if action.told_late_at is None and now - action.created_at > PROVEN_WITHIN:
+        action.told_late_at = now
+        enqueue(db, "mail", {"template": "merchant_alarm", "action": action.id}, now, f"alarm:{action.id}")
+
+
+def _close_undone(db: Session, action_id: int, now: datetime) -> None:
+    action = db.get_one(models.Action, action_id)
+    if action.closed_at is None:
+        _give_back(db, action, _("This did not go through. Nothing was changed; please try again."), now)
+
+
+async def finish_method(database: Database, settings: Settings, vault: Vault, action_id: int) -> float | None:
+    """After a return (or a hint that somebody was there): let the adapter finish, and read back. Safe to repeat."""
+    action, row, account = await database.read(_with_account, action_id)
+    if action.phase in ("confirmed", "failed"):
+        return None
+    now = clock.now()
+    gateway = open_gateway(settings, vault, account, patient=True)
+    ref = Ref("subscription", row.remote_id)
+    try:
+        if action.capability == "update_payment_method":
+            snapshot = await gateway.finish_method_update(
+                ref, action.leave_state or {}, action.params.get("query", {})
+            )
+        else:
+            snapshot = await gateway.fetch(ref)
+    except Unavailable as error:
+        await database.write(_still_open, action_id, now)
+        return max(5.0, error.retry_after or 0)
+    except GatewayError as error:
+        await database.write(_finish_failed, action_id, error.customer, now)
+        return None
+    finally:
+        await gateway.aclose()
+    await database.write(_looked, action_id, snapshot, clock.now())
+    action, row, account = await database.read(_with_account, action_id)
+    if action.closed_at is not None or action.phase == "away":
+        return None
+    if clock.now() - (action.sent_at or action.created_at) > timedelta(minutes=2):
+        await database.write(_nothing_new, action_id, clock.now())
+        return None
+    return 5.0
+
+
+def _finish_failed(db: Session, action_id: int, sentence: str, now: datetime) -> None:
+    action = db.get_one(models.Action, action_id)
+    if action.closed_at is None:
+        _give_back(db, action, sentence, now)
+
+
+def _nothing_new(db: Session, action_id: int, now: datetime) -> None:
+    action = db.get_one(models.Action, action_id)
+    account = db.get_one(models.Account, action.account_id)
+    label = facts(account.processor).label
+    sentence = {
+        "pay_now": _("{label} shows no payment yet. If you paid, it will appear here.").format(label=label),
+    }.get(
+        action.capability,
+        _("{label} shows no new payment method. The old one stays.").format(label=label),
+    )
+    if action.closed_at is None:
+        _give_back(db, action, sentence, now)
+
+
+# The scheduled cancel
+
+
+async def run_scheduled_cancel(
+    database: Database, settings: Settings, vault: Vault, subscription_id: int, action_id: int
+) -> None:
+    """The time has come: an action of its own, unless it was undone, and then as any other cancel."""
+    opened = await database.write(_open_scheduled, subscription_id, action_id, clock.now())
+    if opened is not None:
+        await carry_out(database, settings, vault, opened)
+
+
+def _open_scheduled(db: Session, subscription_id: int, action_id: int, now: datetime) -> int | None:
+    row = db.get_one(models.Subscription, subscription_id, with_for_update=True)
+    planned = db.get_one(models.Action, action_id)
+    if row.cancel_scheduled_at is None or row.status in ("cancelled", "expired"):
+        return None
+    if planned.params.get("run_as"):
+        return None  # already under way; its own read-back finishes it
+    if (other := _open_action(db, row.id)) is not None:
+        other.phase, other.closed_at = "left", now
+        db.flush()
+    run_as = models.Action(
+        id=new_id(),
+        portal_id=row.portal_id,
+        account_id=row.account_id,
+        customer_id=planned.customer_id,
+        subscription_id=row.id,
+        capability="cancel_at_period_end",
+        how="keep",
+        reference=planned.reference,
+        params={"scheduled": True, "title": row.title, "was": row.status},
+        created_at=now,
+        lease_until=now + LEASE,
+    )
+    db.add(run_as)
+    planned.params = {**planned.params, "run_as": run_as.id}
+    enqueue(db, "read_back", {"action": run_as.id}, now + LEASE, f"read_back:{run_as.id}")
+    return run_as.id
+
+
+# The queue
+
+
+def enqueue(db: Session, kind: str, payload: dict[str, Any], run_at: datetime, dedupe: str | None) -> None:
+    """Put a job into the table, in the transaction that wants it; one with the same `dedupe` stands already."""
+    sync.insert_once(
+        db,
+        models.Job.__table__,  # type: ignore[attr-defined]
+        {
+            "id": new_id(),
+            "kind": kind,
+            "payload": payload,
+            "run_at": run_at,
+            "created_at": clock.now(),
+            "attempts": 0,
+            "dedupe": dedupe,
+        },
+    )
+
+
+def enqueue_mail(db: Session, action: models.Action, template: str, now: datetime) -> None:
+    if action.params.get("scheduled"):
+        return  # the customer was told when it was scheduled
+    enqueue(db, "mail", {"template": template, "action": action.id}, now, f"{template}:{action.id}")
+
+
+# Rows
+
+
+def _locked(db: Session, portal_id: int, customer_id: int, subscription_id: int) -> models.Subscription:
+    row = db.execute(
+        select(models.Subscription)
+        .where(
+            col(models.Subscription.id) == subscription_id,
+            col(models.Subscription.portal_id) == portal_id,
+            col(models.Subscription.customer_id) == customer_id,
+        )
+        .with_for_update()
+    ).scalar_one_or_none()
+    if row is None:
+        raise LookupError(subscription_id)
+    return row
+
+
+def _with_account(db: Session, action_id: int) -> tuple[models.Action, models.Subscription, models.Account]:
+    action = db.get_one(models.Action, action_id)
+    return (
+        action,
+        db.get_one(models.Subscription, action.subscription_id),
+        db.get_one(models.Account, action.account_id),
+    )
+
+
+def _open_action(db: Session, subscription_id: int) -> models.Action | None:
+    return db.execute(
+        select(models.Action).where(
+            col(models.Action.subscription_id) == subscription_id, col(models.Action.closed_at).is_(None)
+        )
+    ).scalar_one_or_none()
+
+
+def _other_open(db: Session, action: models.Action) -> bool:
+    with db.no_autoflush:
+        other = db.execute(
+            select(col(models.Action.id)).where(
+                col(models.Action.subscription_id) == action.subscription_id,
+                col(models.Action.closed_at).is_(None),
+                col(models.Action.id) != action.id,
+            )
+        ).first()
+    return other is not None
+
+
+def _let_go_of_visits(db: Session, row: models.Subscription, now: datetime) -> None:
+    """Who went to a processor's page and came here instead may do something else; a late return still counts."""
+    visit = _open_action(db, row.id)
+    if visit is not None and visit.phase == "away":
+        visit.phase, visit.closed_at = "left", now
+        db.flush()
+
+
+def _proof(account: models.Account, action: models.Action) -> str:
+    capability: Key = action.capability  # type: ignore[assignment]
+    return facts(account.processor).capabilities[capability].proof or "read_back"
+
+
+def _return_url(settings: Settings, portal: PortalView, state: str | None) -> str:
+    return f"{settings.origin(portal.host)}/customers/return/{state}" if state else ""
+
+
+def _hash(secret: str) -> str:
+    return hashlib.sha256(secret.encode()).hexdigest()

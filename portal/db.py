@@ -1,0 +1,109 @@
+"""The database: plain functions in a thread, one session and one transaction each."""
+
+import sqlite3
+from collections.abc import Callable
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import anyio
+import anyio.to_thread
+import pysqlite3.dbapi2
+from sqlalchemy import Engine, create_engine, event
+from sqlalchemy.engine import make_url
+from sqlalchemy.orm import Session
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+OLDEST_SQLITE = (3, 51, 3)  # older ones can lose commits: the WAL-reset bug
+
+
+class Database:
+    """Runs functions `fn(db, …)` against one database. A write holds the lock from its first statement on, so no
+    function may wait for anything but the database."""
+
+    def __init__(self, url: str, threads: int = 16) -> None:
+        parsed = make_url(url)
+        self.is_sqlite = parsed.get_backend_name() == "sqlite"
+        self.engine = _sqlite(url, threads) if self.is_sqlite else _postgres(url, threads)
+        # On PostgreSQL a read of one statement needs no BEGIN and ROLLBACK around it: two round trips fewer.
+        self._reader = (
+            self.engine if self.is_sqlite else self.engine.execution_options(isolation_level="AUTOCOMMIT")
+        )
+        self._threads = threads
+        self._limiter: anyio.CapacityLimiter | None = None
+
+    async def read(self, fn: Callable[Concatenate[Session, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a function that only reads, in a thread."""
+        return await anyio.to_thread.run_sync(
+            lambda: self.read_now(fn, *args, **kwargs), limiter=self._limit()
+        )
+
+    async def write(self, fn: Callable[Concatenate[Session, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a function in a write transaction, in a thread; it is committed when the function returns."""
+        return await anyio.to_thread.run_sync(
+            lambda: self.write_now(fn, *args, **kwargs), limiter=self._limit()
+        )
+
+    def read_now(self, fn: Callable[Concatenate[Session, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """`read`, in this thread."""
+        with Session(self._reader, expire_on_commit=False, autoflush=False) as db:
+            return fn(db, *args, **kwargs)
+
+    def write_now(self, fn: Callable[Concatenate[Session, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """`write`, in this thread."""
+        with Session(self.engine, expire_on_commit=False) as db, db.begin():
+            if self.is_sqlite:
+                # Taken at once: a lock asked for in mid-transaction cannot be waited for.
+                db.connection().exec_driver_sql("BEGIN IMMEDIATE")
+            return fn(db, *args, **kwargs)
+
+    def dispose(self) -> None:
+        self.engine.dispose()
+
+    def _limit(self) -> anyio.CapacityLimiter:
+        if self._limiter is None:
+            self._limiter = anyio.CapacityLimiter(self._threads)
+        return self._limiter
+
+
+def _sqlite(url: str, threads: int) -> Engine:
+    refuse_old_sqlite(pysqlite3.dbapi2.sqlite_version_info)
+    engine = create_engine(
+        url,
+        module=pysqlite3.dbapi2,
+        connect_args={"check_same_thread": False, "timeout": 10, "isolation_level": None},
+        pool_size=threads,
+        max_overflow=0,
+    )
+
+    @event.listens_for(engine, "connect")
+    def _pragmas(connection: sqlite3.Connection, _: Any) -> None:
+        for pragma in (
+            "journal_mode = WAL",
+            "synchronous = FULL",
+            "busy_timeout = 10000",
+            "foreign_keys = ON",
+            "mmap_size = 268435456",
+        ):
+            connection.execute(f"PRAGMA {pragma}")
+
+    return engine
+
+
+def refuse_old_sqlite(version: tuple[int, int, int]) -> None:
+    """Raise RuntimeError that says what to do where SQLite is too old to be trusted with several processes."""
+    if version < OLDEST_SQLITE:
+        raise RuntimeError(
+            f"SQLite {'.'.join(map(str, version))} can lose commits (WAL-reset bug). "
+            f"Portal needs {'.'.join(map(str, OLDEST_SQLITE))} or newer: install the package pysqlite3 0.6.1."
+        )
+
+
+def _postgres(url: str, threads: int) -> Engine:
+    return create_engine(
+        url.replace("postgres://", "postgresql://", 1),
+        pool_size=threads,
+        max_overflow=0,
+        pool_pre_ping=False,
+        connect_args={"options": "-c timezone=UTC -c jit=off"},
+    )

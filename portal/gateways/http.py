@@ -1,0 +1,113 @@
+"""The one HTTP client behind the adapters: fixed hosts, short time-outs, no redirects, a breaker, retries for reads."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import httpx2 as httpx
+
+from portal.gateways.base import Gateway, Unavailable
+
+CONNECT_S, READ_S, TOTAL_S, PATIENT_S = 3.0, 10.0, 15.0, 60.0
+
+
+class Breaker:
+    """Stops calling a host that keeps failing: after `limit` failures in a row it refuses for `rest` seconds."""
+
+    def __init__(self, limit: int = 5, rest: float = 30.0) -> None:
+        self.limit = limit
+        self.rest = rest
+        self._failures = 0
+        self._open_until = 0.0
+        self._lock = threading.Lock()
+
+    def guard(self) -> None:
+        with self._lock:
+            wait = self._open_until - time.monotonic()
+            if wait > 0:
+                raise Unavailable(
+                    "The payment company does not answer at the moment. Nothing was changed.",
+                    f"Not called: it failed {self.limit} times in a row.",
+                    retry_after=wait,
+                )
+
+    def record(self, ok: bool) -> None:
+        with self._lock:
+            self._failures = 0 if ok else self._failures + 1
+            if self._failures >= self.limit:
+                self._open_until = time.monotonic() + self.rest
+                self._failures = 0
+
+    def close(self) -> None:
+        with self._lock:
+            self._failures, self._open_until = 0, 0.0
+
+
+_breakers: dict[tuple[str, str], Breaker] = {}
+
+
+def breaker(processor: str, host: str) -> Breaker:
+    """The breaker of one processor and host, shared by the whole process."""
+    return _breakers.setdefault((processor, host), Breaker())
+
+
+class Http:
+    """A client for one gateway. Errors of transport become Unavailable; every answer is returned as it is."""
+
+    def __init__(self, gateway: Gateway, processor: str) -> None:
+        self._gateway = gateway
+        self._processor = processor
+        total = PATIENT_S if gateway.patient else TOTAL_S
+        self._total = total
+        self._client = httpx.AsyncClient(
+            timeout=httpx.Timeout(READ_S if not gateway.patient else total, connect=CONNECT_S),
+            follow_redirects=False,
+            trust_env=False,
+            headers={"User-Agent": "Portal/0.1"},
+        )
+
+    async def aclose(self) -> None:
+        await self._client.aclose()
+
+    async def call(
+        self,
+        method: str,
+        host: str,
+        path: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        params: Mapping[str, Any] | None = None,
+        json: Any = None,
+        content: bytes | None = None,
+    ) -> httpx.Response:
+        """One call. A GET is tried twice more when the transport fails; anything else never is."""
+        tries = 3 if method == "GET" else 1
+        guard = breaker(self._processor, self._gateway.base(host))
+        for attempt in range(tries):
+            guard.guard()
+            try:
+                async with asyncio.timeout(self._total):
+                    answer = await self._client.request(
+                        method,
+                        self._gateway.base(host) + path,
+                        headers=dict(headers or {}),
+                        params=dict(params) if params else None,
+                        json=json,
+                        content=content,
+                    )
+            except (httpx.TransportError, TimeoutError, httpx.InvalidURL, httpx.DecodingError) as error:
+                guard.record(False)
+                sent = not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
+                if attempt + 1 < tries:
+                    await asyncio.sleep(0.2 * 2**attempt)
+                    continue
+                raise Unavailable(
+                    "The payment company does not answer at the moment.",
+                    f"{type(error).__name__} on {method} {host}",
+                    sent=sent and method != "GET",
+                ) from error
+            guard.record(answer.status_code < 500)
+            return answer
+        raise AssertionError("unreachable")

@@ -1,0 +1,102 @@
+"""Brings a database to the schema of this version: `upgrade`, and what a server asks before it starts: `is_current`."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from io import StringIO
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection
+from sqlalchemy.orm import Session
+
+from portal.db import Database
+
+_FOLDER = Path(__file__).parent / "migrations"
+_LOCK = 7_236_411  # any number, the same for all of ours: PostgreSQL's advisory lock for migrations
+
+
+def upgrade(database_url: str, revision: str = "head") -> None:
+    """Bring the database to `revision`, by default to this version's schema, in one transaction.
+
+    Several processes may ask at once: one does it, the others wait and find it done.
+    """
+    with _alembic(database_url) as config:
+        command.upgrade(config, revision)
+
+
+def downgrade(database_url: str, revision: str) -> None:
+    """Take the database back to an older `revision`; "base" leaves nothing."""
+    with _alembic(database_url) as config:
+        command.downgrade(config, revision)
+
+
+def is_current(database: Database) -> bool:
+    """Whether the database has exactly the schema of this version."""
+    return database.read_now(_revision) == head()
+
+
+@cache
+def head() -> str:
+    """The revision of this version's schema."""
+    found = ScriptDirectory.from_config(_config()).get_current_head()
+    assert found is not None
+    return found
+
+
+def draft(message: str) -> Path:
+    """Write the migration that leads from the newest one to the tables of `models`, for a person to read and correct."""
+    with TemporaryDirectory() as folder:
+        url = f"sqlite:///{folder}/draft.db"
+        upgrade(url)
+        with _alembic(url) as config:
+            number = len(list((_FOLDER / "versions").glob("*.py"))) + 1
+            script = command.revision(config, message, autogenerate=True, rev_id=f"{number:04}")
+    if script is None or isinstance(script, list):
+        raise RuntimeError("alembic wrote no migration")
+    return Path(script.path)
+
+
+@contextmanager
+def _alembic(database_url: str) -> Iterator[Config]:
+    database = Database(database_url, threads=1)
+    try:
+        with database.engine.connect() as connection, _exclusive(connection, database.is_sqlite):
+            config = _config()
+            config.attributes["connection"] = connection
+            yield config
+    finally:
+        database.dispose()
+
+
+@contextmanager
+def _exclusive(connection: Connection, is_sqlite: bool) -> Iterator[None]:
+    if not is_sqlite:
+        with connection.begin():
+            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK})")
+            yield
+        return
+    # SQLite changes a table by writing it anew and dropping the old one; with foreign keys on, that would take the
+    # rows that point to it along. So they are off meanwhile, and looked over before the commit.
+    connection.exec_driver_sql("PRAGMA foreign_keys = OFF")
+    connection.commit()
+    with connection.begin():
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        yield
+        broken = connection.exec_driver_sql("PRAGMA foreign_key_check").all()
+        if broken:
+            raise RuntimeError(f"The migration would leave rows that point nowhere: {broken[:5]}")
+
+
+def _config() -> Config:
+    config = Config(stdout=StringIO())
+    config.set_main_option("script_location", str(_FOLDER).replace("%", "%%"))
+    return config
+
+
+def _revision(db: Session) -> str | None:
+    return MigrationContext.configure(db.connection()).get_current_revision()

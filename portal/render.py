@@ -1,0 +1,168 @@
+"""Jinja, and the only place that knows HX- headers: `page`, `tab`, `piece`, `leave`, `toast`."""
+
+from datetime import date, datetime
+from functools import cache, lru_cache
+from gettext import NullTranslations, translation
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from babel import Locale
+from babel.dates import format_date, format_time, get_timezone_name, parse_pattern
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+
+from portal import assets
+from portal.ids import id_text
+from portal.money import money_text
+
+_HERE = Path(__file__).parent
+_RTL = {"ar", "fa", "he", "ur"}
+
+
+def tab(request: Request, name: str, page: Any, **context: Any) -> Response:
+    """A tab: tabs and body alone when htmx asks for a partial, else the document that includes the very same file."""
+    template = "partials/tabs.html" if is_partial(request) else "tab.html"
+    return _answer(request, template, 200, tab=name, body=f"partials/{name}.html", page=page, **context)
+
+
+def piece(request: Request, template: str, status: int = 200, tab: str = "", **context: Any) -> Response:
+    """One piece alone for htmx, else inside a document of its own with the tabs around it."""
+    if is_partial(request):
+        return _answer(request, template, status, tab=tab, **context)
+    return _answer(request, "tab.html", status, tab=tab, body=template, **context)
+
+
+def page(request: Request, template: str, status: int = 200, **context: Any) -> Response:
+    """A whole document, whoever asks."""
+    return _answer(request, template, status, **context)
+
+
+def leave(request: Request, url: str) -> Response:
+    """Send the browser to `GET /customers/leave/{sealed}` (our own address `url`), from there to the processor.
+
+    With htmx by header; without it as a page with one link, because `form-action 'self'` stops redirects of forms.
+    """
+    if request.headers.get("HX-Request"):
+        return Response(status_code=204, headers={"HX-Redirect": url})
+    return _answer(request, "leave.html", 200, leave_url=url)
+
+
+def see_other(request: Request, url: str) -> Response:
+    """After a POST: on to a page of ours."""
+    if is_partial(request):
+        return Response(status_code=204, headers={"HX-Redirect": url})
+    return RedirectResponse(url, 303)
+
+
+def is_partial(request: Request) -> bool:
+    return request.headers.get("HX-Request-Type") == "partial"
+
+
+def _answer(request: Request, template: str, status: int, **context: Any) -> HTMLResponse:
+    portal = getattr(request.state, "portal", None)
+    locale = portal.locale if portal else "en"
+    html = (
+        environment(locale)
+        .get_template(template)
+        .render(
+            request=request,
+            portal=portal,
+            customer=getattr(request.state, "customer", None),
+            format=Format(locale, portal.time_zone if portal else "UTC"),
+            **context,
+        )
+    )
+    answer = HTMLResponse(html, status)
+    answer.headers["Vary"] = "HX-Request-Type"
+    return answer
+
+
+@cache
+def environment(locale: str) -> Environment:
+    """The one Jinja environment, per language. Everything is escaped, whatever a file is called."""
+    found = Environment(
+        loader=FileSystemLoader([_HERE / "templates", _HERE]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        auto_reload=False,
+        extensions=["jinja2.ext.i18n"],
+    )
+    texts = translations(locale)
+    found.install_gettext_callables(texts.gettext, texts.ngettext, newstyle=True)  # type: ignore[attr-defined]
+    found.globals.update(
+        id_text=id_text,
+        script=assets.script,
+        stylesheet=assets.stylesheet,
+        login_style=assets.login_style,
+        direction="rtl" if locale.split("-")[0] in _RTL else "ltr",
+        locale=locale,
+    )
+    return found
+
+
+@cache
+def translations(locale: str) -> NullTranslations:
+    """The catalogue of a locale; English stands in the source."""
+    return translation("portal", _HERE / "locale", [locale.replace("-", "_")], fallback=True)
+
+
+class Format:
+    """Money, days and moments as text of one locale and zone; for templates as `format`."""
+
+    __slots__ = ("locale", "zone")
+
+    def __init__(self, locale: str, zone: str) -> None:
+        self.locale = locale
+        self.zone = zone
+
+    def money(self, minor: int, currency: str, with_code: bool = False) -> str:
+        return money_text(minor, currency, self.locale, with_code)
+
+    def day(self, value: date | datetime) -> Markup:
+        """A billing day in words inside `<time>`: moments by the portal's zone, days as they are."""
+        if isinstance(value, datetime):
+            value = value.astimezone(_zone(self.zone)).date()
+        return _day_tag(value, self.locale)
+
+    def day_text(self, value: date | datetime) -> str:
+        if isinstance(value, datetime):
+            value = value.astimezone(_zone(self.zone)).date()
+        return _day_text(value, self.locale)
+
+    def time(self, value: datetime) -> str:
+        """The time of day with its zone: 14:02 CET."""
+        local = value.astimezone(_zone(self.zone))
+        zone = get_timezone_name(local, width="short", locale=_babel(self.locale))
+        return f"{format_time(local, 'HH:mm', locale=_babel(self.locale))}\u00a0{zone}"
+
+    def month(self, value: date) -> str:
+        return format_date(value, "LLLL y", locale=_babel(self.locale))
+
+
+@lru_cache(maxsize=16_384)
+def _day_text(value: date, locale: str) -> str:
+    return (
+        parse_pattern("d MMM y").apply(value, _babel(locale))
+        if locale.startswith("en")
+        else format_date(value, "medium", locale=_babel(locale))
+    )
+
+
+@lru_cache(maxsize=16_384)
+def _day_tag(value: date, locale: str) -> Markup:
+    return Markup('<time datetime="{}">{}</time>').format(value.isoformat(), _day_text(value, locale))
+
+
+@cache
+def _zone(name: str) -> ZoneInfo:
+    return ZoneInfo(name)
+
+
+@cache
+def _babel(locale: str) -> Locale:
+    return Locale.parse(locale, sep="-")

@@ -1,0 +1,310 @@
+"""A snapshot becomes rows. Each field keeps the moment of the newest word on it, so the order of arrival is of no
+matter: whatever comes late, twice or out of order, the rows end up the same."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import Table, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.orm import Session
+from sqlmodel import col
+
+from portal import clock, models
+from portal.gateways import facts
+from portal.gateways.base import (
+    CustomerRecord,
+    InvoiceRecord,
+    Line,
+    OrderRecord,
+    PaymentRecord,
+    Record,
+    RefundRecord,
+    Snapshot,
+    SubscriptionRecord,
+)
+from portal.ids import new_id
+from portal.money import Money
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A row that a snapshot touched, with its status before (None: it is new) and after."""
+
+    table: str
+    id: int
+    before: str | None
+    after: str
+
+
+_TABLES: dict[type[Record], type[models._Mirrored]] = {
+    CustomerRecord: models.RemoteCustomer,
+    OrderRecord: models.Order,
+    SubscriptionRecord: models.Subscription,
+    PaymentRecord: models.Payment,
+    RefundRecord: models.Refund,
+    InvoiceRecord: models.Invoice,
+}
+_OWNED = (models.Order, models.Subscription, models.Payment, models.Invoice)
+_RENAMED = {
+    "customer": "remote_customer",
+    "order": "order_remote",
+    "subscription": "subscription_remote",
+    "invoice": "invoice_remote",
+    "payment": "payment_remote",
+}
+_NOT_FIELDS = {"remote_id", "knows", "updated_at"}
+
+
+def apply(db: Session, account: models.Account, snapshot: Snapshot) -> list[Change]:
+    """Write what a processor says into rows; returns what was touched. Newest wins, field by field."""
+    changes = []
+    touched: list[models._Mirrored] = []
+    records: Iterable[Record] = (
+        *snapshot.customers,
+        *snapshot.subscriptions,
+        *snapshot.orders,
+        *snapshot.payments,
+        *snapshot.refunds,
+        *snapshot.invoices,
+    )
+    for record in records:
+        row, before = _merge(db, account, record, snapshot.as_of)
+        touched.append(row)
+        changes.append(
+            Change(type(row).__tablename__, row.id, before, getattr(row, "status", ""))  # type: ignore[arg-type]
+        )
+    db.flush()
+    for row in touched:
+        _assign(db, account, row)
+    return changes
+
+
+def _merge(
+    db: Session, account: models.Account, record: Record, as_of: datetime
+) -> tuple[models._Mirrored, str | None]:
+    model = _TABLES[type(record)]
+    row, is_new = _row(db, account, model, record.remote_id, as_of)
+    before = None if is_new else getattr(row, "status", None)
+    stamp = _microseconds(as_of)
+    names = [field.name for field in fields(record) if field.name not in _NOT_FIELDS]
+    stamps = {name: row.stamps.get(name, row.stamps.get("*", -1)) for name in names}
+    for name in names:
+        if record.knows is not None and name not in record.knows:
+            continue
+        value = getattr(record, name)
+        if name == "status" and value is None:
+            continue
+        columns = _columns(name, value)
+        last = stamps[name]
+        if stamp < last or (stamp == last and _canonical(columns) <= _canonical_row(row, columns)):
+            continue
+        for column, content in columns.items():
+            if column in type(row).model_fields:
+                setattr(row, column, content)
+        stamps[name] = stamp
+    row.stamps = _compact(stamps)
+    row.as_of = max(row.as_of, as_of)
+    row.placed_at = row.created_at or min(row.placed_at, as_of)
+    return row, before
+
+
+def _compact(stamps: dict[str, int]) -> dict[str, int]:
+    """Most fields share one moment: that one stands under "*"."""
+    usual = max(stamps.values(), key=list(stamps.values()).count)
+    return {"*": usual} | {name: stamp for name, stamp in stamps.items() if stamp != usual}
+
+
+def _row(
+    db: Session, account: models.Account, model: type[models._Mirrored], remote_id: str, as_of: datetime
+) -> tuple[models._Mirrored, bool]:
+    fresh = insert_once(
+        db,
+        model.__table__,  # type: ignore[attr-defined]
+        {
+            "id": new_id(),
+            "portal_id": account.portal_id,
+            "account_id": account.id,
+            "remote_id": remote_id,
+            "placed_at": as_of,
+            "as_of": as_of,
+            "stamps": {},
+            **_DEFAULTS.get(model, {}),
+        },
+    )
+    found = select(model).where(col(model.account_id) == account.id, col(model.remote_id) == remote_id)
+    return db.execute(found.with_for_update()).scalar_one(), fresh
+
+
+_DEFAULTS: dict[type[models._Mirrored], dict[str, Any]] = {
+    models.RemoteCustomer: {"deleted": False},
+    models.Order: {"status": "open", "lines": []},
+    models.Subscription: {"status": "incomplete", "stopped": False},
+    models.Payment: {"status": "pending"},
+    models.Refund: {"status": "pending"},
+    models.Invoice: {"status": "open", "document": False, "lines": []},
+}
+
+
+def insert_once(db: Session, table: Table, values: dict[str, Any]) -> bool:
+    """Insert a row unless one with the same unique key stands already; True where it was inserted."""
+    dialect = postgresql if db.get_bind().dialect.name == "postgresql" else sqlite
+    done = db.execute(dialect.insert(table).values(values).on_conflict_do_nothing())
+    return bool(done.rowcount)  # type: ignore[attr-defined]
+
+
+def _columns(name: str, value: Any) -> dict[str, Any]:
+    """A field of a record as the columns that hold it."""
+    if name in ("amount", "tax", "discount", "refunded", "due"):
+        columns: dict[str, Any] = {f"{name}_minor": value.minor if value else None}
+        if name == "amount":
+            columns["currency"] = value.currency if value else None
+        return columns
+    if name == "interval":
+        return {
+            "interval_unit": value.unit if value else None,
+            "interval_count": value.count if value else None,
+        }
+    if name == "next_payment":
+        return {
+            "next_on": value.on if value else None,
+            "next_minor": value.amount.minor if value and value.amount else None,
+            "next_certainty": value.certainty if value else None,
+        }
+    if name == "failure":
+        return {
+            "failure_code": value.code if value else None,
+            "failure_reason": value.reason if value else None,
+        }
+    if name == "method":
+        return {"method": asdict(value) if value else None}
+    if name == "pending_change":
+        return {"pending_change": _plain(asdict(value)) if value else None}
+    if name == "lines":
+        return {"lines": [_line(line) for line in value]}
+    if name == "email":
+        return {"email": normalized(value)}
+    return {_RENAMED.get(name, name): value}
+
+
+def _line(line: Line) -> dict[str, Any]:
+    return {
+        "name": line.name,
+        "quantity": line.quantity,
+        "minor": line.amount.minor,
+        "currency": line.amount.currency,
+    }
+
+
+def _plain(value: dict[str, Any]) -> dict[str, Any]:
+    out = dict(value)
+    amount = out.pop("amount", None)
+    if amount is not None:
+        money = amount if isinstance(amount, Money) else Money(**amount)
+        out |= {"minor": money.minor, "currency": money.currency}
+    out["on"] = out["on"].isoformat() if out.get("on") else None
+    return out
+
+
+def normalized(email: str | None) -> str | None:
+    """An address as we compare it; None for what is none."""
+    text = (email or "").strip().lower()
+    return text if "@" in text and len(text) <= 254 and " " not in text else None
+
+
+def _canonical(columns: dict[str, Any]) -> str:
+    return json.dumps(columns, sort_keys=True, default=str)
+
+
+def _canonical_row(row: models._Mirrored, columns: dict[str, Any]) -> str:
+    return _canonical({name: getattr(row, name, None) for name in columns})
+
+
+def _microseconds(moment: datetime) -> int:
+    delta = moment - datetime(1970, 1, 1, tzinfo=UTC)
+    return (delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds
+
+
+def _assign(db: Session, account: models.Account, row: models._Mirrored) -> None:
+    """Find out whose a row is, and pass that on to the rows that hang on it."""
+    if isinstance(row, models.RemoteCustomer):
+        row.customer_id = _person(db, account, row.email, row.name)
+        for model in _OWNED:
+            for owned in db.execute(
+                select(model).where(
+                    col(model.account_id) == account.id, col(model.remote_customer) == row.remote_id
+                )
+            ).scalars():
+                _assign(db, account, owned)
+        return
+    if isinstance(row, _OWNED):
+        row.customer_id = _owner(db, account, row)
+    if isinstance(row, models.Order | models.Subscription):
+        link = (
+            models.Payment.order_remote
+            if isinstance(row, models.Order)
+            else models.Payment.subscription_remote
+        )
+        db.flush()
+        for payment in db.execute(
+            select(models.Payment).where(
+                col(models.Payment.account_id) == account.id,
+                col(link) == row.remote_id,
+                col(models.Payment.email).is_(None),
+                col(models.Payment.remote_customer).is_(None),
+            )
+        ).scalars():
+            payment.customer_id = _owner(db, account, payment)
+
+
+def _owner(db: Session, account: models.Account, row: models._Mirrored) -> int | None:
+    """The person of a row: by the processor's record of its customer, else by its own address, else by its links."""
+    if row.remote_customer:
+        known = _by_remote(db, account, models.RemoteCustomer, row.remote_customer)
+        if known is not None:
+            return known
+    if row.email:
+        return _person(db, account, row.email, None)
+    for model, name in ((models.Order, "order_remote"), (models.Subscription, "subscription_remote")):
+        remote = getattr(row, name, None)
+        if remote and (known := _by_remote(db, account, model, remote)) is not None:
+            return known
+    return None
+
+
+def _by_remote(
+    db: Session, account: models.Account, model: type[models._Mirrored], remote_id: str
+) -> int | None:
+    return db.execute(
+        select(col(model.customer_id)).where(
+            col(model.account_id) == account.id, col(model.remote_id) == remote_id
+        )
+    ).scalar_one_or_none()
+
+
+def _person(db: Session, account: models.Account, email: str | None, name: str | None) -> int | None:
+    """The person with this address in the portal, made where there is none. Placeholders are nobody."""
+    address = normalized(email)
+    if address is None or address in facts(account.processor).no_email:
+        return None
+    insert_once(
+        db,
+        models.Customer.__table__,  # type: ignore[attr-defined]
+        {
+            "id": new_id(),
+            "portal_id": account.portal_id,
+            "email": address,
+            "name": None,
+            "created_at": clock.now(),
+        },
+    )
+    person = db.execute(
+        select(models.Customer).where(
+            col(models.Customer.portal_id) == account.portal_id, col(models.Customer.email) == address
+        )
+    ).scalar_one()
+    if name and not person.name:
+        db.execute(update(models.Customer).where(col(models.Customer.id) == person.id).values(name=name))
+    return person.id

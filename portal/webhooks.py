@@ -1,0 +1,78 @@
+"""Deliveries of processors: stored as raw bytes, once, with the job that handles them."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+from sqlmodel import col
+
+from portal import models, sync
+from portal.actions import enqueue
+from portal.gateways.base import Event, Ref
+from portal.ids import new_id
+
+
+def account_by_token(db: Session, token: str) -> models.Account | None:
+    """The account of a webhook address."""
+    return db.execute(select(models.Account).where(col(models.Account.token) == token)).scalar_one_or_none()
+
+
+def store(
+    db: Session,
+    account: models.Account,
+    events: Sequence[Event],
+    headers: list[tuple[str, str]],
+    body: bytes,
+    now: datetime,
+) -> int:
+    """Keep each event once, with the job that handles it; how many were new."""
+    new = 0
+    for event in events:
+        row_id = new_id()
+        fresh = sync.insert_once(
+            db,
+            models.Event.__table__,  # type: ignore[attr-defined]
+            {
+                "id": row_id,
+                "portal_id": account.portal_id,
+                "account_id": account.id,
+                "event_id": event.id[:255],
+                "type": event.type[:255],
+                "headers": [[name, value] for name, value in headers if name.lower() in _KEPT],
+                "body": body,
+                "received_at": now,
+            },
+        )
+        if fresh:
+            new += 1
+            enqueue(db, "event", {"event": row_id, **_packed(event)}, now, f"event:{row_id}")
+    return new
+
+
+_KEPT = {"content-type", "user-agent", "date"}  # never a signature or a cookie
+
+
+def _packed(event: Event) -> dict[str, Any]:
+    return {
+        "id": event.id,
+        "type": event.type,
+        "subject": asdict(event.subject) if event.subject else None,
+        "occurred_at": event.occurred_at.isoformat() if event.occurred_at else None,
+        "body": dict(event.body),
+    }
+
+
+def unpacked(payload: dict[str, Any]) -> Event:
+    """The event of a job's payload."""
+    subject = payload["subject"]
+    occurred = payload["occurred_at"]
+    return Event(
+        id=payload["id"],
+        type=payload["type"],
+        subject=Ref(**subject) if subject else None,
+        occurred_at=datetime.fromisoformat(occurred) if occurred else None,
+        body=payload["body"],
+    )
