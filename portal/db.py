@@ -1,7 +1,7 @@
 """The database: plain functions in a thread, one session and one transaction each."""
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import anyio
@@ -9,7 +9,7 @@ import anyio.to_thread
 import pysqlite3.dbapi2
 from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.engine import make_url
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import ORMExecuteState, Session
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -46,7 +46,7 @@ class Database:
 
     def read_now(self, fn: Callable[Concatenate[Session, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """`read`, in this thread."""
-        with Session(self._reader, expire_on_commit=False, autoflush=False) as db:
+        with _ReadSession(self._reader, expire_on_commit=False, autoflush=False) as db:
             return fn(db, *args, **kwargs)
 
     def write_now(self, fn: Callable[Concatenate[Session, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -64,6 +64,19 @@ class Database:
         if self._limiter is None:
             self._limiter = anyio.CapacityLimiter(self._threads)
         return self._limiter
+
+
+class _ReadSession(Session):
+    """Reads run outside a transaction, so what one of them wrote would stay, without ever having held the lock."""
+
+    def flush(self, objects: Sequence[Any] | None = None) -> None:
+        raise RuntimeError("A read writes nothing: call it with Database.write.")
+
+
+@event.listens_for(_ReadSession, "do_orm_execute")
+def _only_reads(state: ORMExecuteState) -> None:
+    if state.is_insert or state.is_update or state.is_delete:
+        raise RuntimeError("A read writes nothing: call it with Database.write.")
 
 
 def _sqlite(url: str, threads: int) -> Engine:

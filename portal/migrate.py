@@ -49,7 +49,7 @@ def head() -> str:
 
 
 def draft(message: str) -> Path:
-    """Write the migration that leads from the newest one to the tables of `models`, for a person to read and correct."""
+    """Write the migration from the newest one to the tables of `models`, for a person to read and correct."""
     with TemporaryDirectory() as folder:
         url = f"sqlite:///{folder}/draft.db"
         upgrade(url)

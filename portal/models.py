@@ -190,7 +190,7 @@ class RemoteCustomer(_Mirrored, table=True):
 class Order(_Mirrored, table=True):
     __tablename__ = "order_"
     __table_args__ = _mirror(
-        Index("ix_order_list", "portal_id", "customer_id", text("placed_at DESC"), text("id DESC")),
+        Index("ix_order_list", "portal_id", "customer_id", "placed_at", "id"),
         Index("ix_order_remote_customer", "account_id", "remote_customer"),
     )
     status: str = "open"
@@ -210,8 +210,8 @@ class Subscription(_Mirrored, table=True):
             "ix_subscription_list",
             "portal_id",
             "customer_id",
-            text("placed_at DESC"),
-            text("id DESC"),
+            "placed_at",
+            "id",
         ),
         Index("ix_subscription_remote_customer", "account_id", "remote_customer"),
         UniqueConstraint("portal_id", "id"),
@@ -248,7 +248,7 @@ class Subscription(_Mirrored, table=True):
 
 class Payment(_Mirrored, table=True):
     __table_args__ = _mirror(
-        Index("ix_payment_list", "portal_id", "customer_id", text("placed_at DESC"), text("id DESC")),
+        Index("ix_payment_list", "portal_id", "customer_id", "placed_at", "id"),
         Index("ix_payment_order", "account_id", "order_remote"),
         Index("ix_payment_subscription", "account_id", "subscription_remote"),
         Index("ix_payment_remote_customer", "account_id", "remote_customer"),
@@ -309,7 +309,7 @@ class Action(SQLModel, table=True):
             sqlite_where=text("closed_at IS NULL"),
             postgresql_where=text("closed_at IS NULL"),
         ),
-        Index("ix_action_subscription", "subscription_id", text("created_at DESC")),
+        Index("ix_action_subscription", "subscription_id", "created_at"),
         Index("ix_action_state", "state_hash", unique=True),
     )
     id: int = _id()
@@ -340,7 +340,7 @@ class Event(SQLModel, table=True):
     __table_args__ = (
         UniqueConstraint("account_id", "event_id"),
         ForeignKeyConstraint(["portal_id", "account_id"], ["account.portal_id", "account.id"]),
-        Index("ix_event_received", "portal_id", text("received_at DESC")),
+        Index("ix_event_received", "portal_id", "received_at"),
     )
     id: int = _id()
     portal_id: int = _big(nullable=False)
@@ -384,9 +384,9 @@ class LoginRequest(SQLModel, table=True):
 
     __tablename__ = "login_request"
     __table_args__ = (
-        Index("ix_login_request_address", "portal_id", "email", text("created_at DESC")),
-        Index("ix_login_request_network", "portal_id", "network", text("created_at DESC")),
-        Index("ix_login_request_browser", "browser_hash", text("created_at DESC")),
+        Index("ix_login_request_address", "portal_id", "email", "created_at"),
+        Index("ix_login_request_network", "portal_id", "network", "created_at"),
+        Index("ix_login_request_browser", "browser_hash", "created_at"),
     )
     id: int = _id()
     portal_id: int = Field(foreign_key="portal.id", sa_type=BigInteger)

@@ -1,8 +1,7 @@
-"""Jinja, and the only place that knows HX- headers: `page`, `tab`, `piece`, `leave`, `toast`."""
+"""Jinja, and the only place that knows HX- headers: `page`, `tab`, `piece`, `leave`, `see_other`."""
 
 from datetime import date, datetime
 from functools import cache, lru_cache
-from gettext import NullTranslations, translation
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -17,22 +16,47 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from portal import assets
 from portal.ids import id_text
 from portal.money import money_text
+from portal.texts import translations
+from portal.words import every, method_text, words
+
+__all__ = [
+    "Format",
+    "environment",
+    "id_text",
+    "is_partial",
+    "leave",
+    "page",
+    "piece",
+    "see_other",
+    "tab",
+    "translations",
+]
 
 _HERE = Path(__file__).parent
 _RTL = {"ar", "fa", "he", "ur"}
 
 
 def tab(request: Request, name: str, page: Any, **context: Any) -> Response:
-    """A tab: tabs and body alone when htmx asks for a partial, else the document that includes the very same file."""
+    """A tab: tabs and body alone when htmx asks for a partial, else the document that includes the very same file.
+
+    `body` names another partial than the tab's own, for a page behind it, and `title` says what that page is. Where
+    htmx asks for more rows, they come alone.
+    """
+    context = {"tab": name, "body": f"partials/{name}.html", "page": page, "title": None, **context}
+    if is_partial(request) and request.headers.get("HX-Target", "").endswith("#more"):
+        return _answer(request, f"partials/{name}_more.html", 200, **context)
     template = "partials/tabs.html" if is_partial(request) else "tab.html"
-    return _answer(request, template, 200, tab=name, body=f"partials/{name}.html", page=page, **context)
+    return _answer(request, template, 200, partial=is_partial(request), with_heading=False, **context)
 
 
 def piece(request: Request, template: str, status: int = 200, tab: str = "", **context: Any) -> Response:
     """One piece alone for htmx, else inside a document of its own with the tabs around it."""
     if is_partial(request):
         return _answer(request, template, status, tab=tab, **context)
-    return _answer(request, "tab.html", status, tab=tab, body=template, **context)
+    context = {"title": None, "page": None, **context}
+    return _answer(
+        request, "tab.html", status, tab=tab, body=template, partial=False, with_heading=True, **context
+    )
 
 
 def page(request: Request, template: str, status: int = 200, **context: Any) -> Response:
@@ -71,12 +95,12 @@ def _answer(request: Request, template: str, status: int, **context: Any) -> HTM
             request=request,
             portal=portal,
             customer=getattr(request.state, "customer", None),
-            format=Format(locale, portal.time_zone if portal else "UTC"),
+            format=formats(locale, portal.time_zone if portal else "UTC"),
             **context,
         )
     )
     answer = HTMLResponse(html, status)
-    answer.headers["Vary"] = "HX-Request-Type"
+    answer.headers["Vary"] = "HX-Request-Type, HX-Target"
     return answer
 
 
@@ -101,47 +125,55 @@ def environment(locale: str) -> Environment:
         login_style=assets.login_style,
         direction="rtl" if locale.split("-")[0] in _RTL else "ltr",
         locale=locale,
+        words=words(locale),
     )
     return found
 
 
 @cache
-def translations(locale: str) -> NullTranslations:
-    """The catalogue of a locale; English stands in the source."""
-    return translation("portal", _HERE / "locale", [locale.replace("-", "_")], fallback=True)
+def formats(locale: str, zone: str) -> "Format":
+    return Format(locale, zone)
 
 
 class Format:
     """Money, days and moments as text of one locale and zone; for templates as `format`."""
 
-    __slots__ = ("locale", "zone")
+    __slots__ = ("_zone", "locale", "zone")
 
     def __init__(self, locale: str, zone: str) -> None:
         self.locale = locale
         self.zone = zone
+        self._zone = ZoneInfo(zone)
 
     def money(self, minor: int, currency: str, with_code: bool = False) -> str:
         return money_text(minor, currency, self.locale, with_code)
 
     def day(self, value: date | datetime) -> Markup:
         """A billing day in words inside `<time>`: moments by the portal's zone, days as they are."""
-        if isinstance(value, datetime):
-            value = value.astimezone(_zone(self.zone)).date()
-        return _day_tag(value, self.locale)
+        return _day_tag(self.date(value), self.locale)
 
     def day_text(self, value: date | datetime) -> str:
-        if isinstance(value, datetime):
-            value = value.astimezone(_zone(self.zone)).date()
-        return _day_text(value, self.locale)
+        return _day_text(self.date(value), self.locale)
 
-    def time(self, value: datetime) -> str:
+    def date(self, value: date | datetime) -> date:
+        """The day on which a moment falls in the portal's zone; days as they are."""
+        return value.astimezone(self._zone).date() if isinstance(value, datetime) else value
+
+    def time(self, value: datetime) -> Markup:
         """The time of day with its zone: 14:02 CET."""
-        local = value.astimezone(_zone(self.zone))
+        local = value.astimezone(self._zone)
         zone = get_timezone_name(local, width="short", locale=_babel(self.locale))
-        return f"{format_time(local, 'HH:mm', locale=_babel(self.locale))}\u00a0{zone}"
+        text = f"{format_time(local, 'HH:mm', locale=_babel(self.locale))}\u00a0{zone}"
+        return Markup('<time datetime="{}">{}</time>').format(local.isoformat(timespec="minutes"), text)
 
     def month(self, value: date) -> str:
         return format_date(value, "LLLL y", locale=_babel(self.locale))
+
+    def method(self, method: dict[str, Any] | None, expiry: bool = False) -> str | None:
+        return method_text(method, self.locale, expiry)
+
+    def every(self, unit: str | None, count: int | None) -> str:
+        return every(unit, count, self.locale)
 
 
 @lru_cache(maxsize=16_384)
@@ -156,11 +188,6 @@ def _day_text(value: date, locale: str) -> str:
 @lru_cache(maxsize=16_384)
 def _day_tag(value: date, locale: str) -> Markup:
     return Markup('<time datetime="{}">{}</time>').format(value.isoformat(), _day_text(value, locale))
-
-
-@cache
-def _zone(name: str) -> ZoneInfo:
-    return ZoneInfo(name)
 
 
 @cache

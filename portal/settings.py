@@ -14,7 +14,10 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="PORTAL_", frozen=True, extra="ignore")
 
-    database_url: str = "sqlite:///portal.db"
+    database_url: str = Field(
+        default="sqlite:///portal.db",
+        description="sqlite:///<file> or postgresql://<user>:<password>@<host>/<name>.",
+    )
     secret_key: SecretStr = Field(
         default_factory=lambda: SecretStr(secrets.token_urlsafe(32)),
         description="Signs and seals what browsers hand back. Keep it the same over restarts and processes.",
@@ -23,20 +26,30 @@ class Settings(BaseSettings):
         default=SecretStr(""),
         description="Comma-separated key ring (base64, 32 bytes each) for processor keys; the first one seals.",
     )
-    scheme: Literal["https", "http"] = "https"
+    scheme: Literal["https", "http"] = Field(
+        default="https", description="How browsers reach us; http is for trying it out on your own machine."
+    )
     public_port: int | None = Field(default=None, description="Port in the links we mail, where unusual.")
     base_domain: str = Field(default="localhost", description="<slug>.<base_domain> reaches every portal.")
-    admin_host: str = "admin.localhost"
+    admin_host: str = Field(
+        default="admin.localhost", description="The one host on which the merchant side answers."
+    )
     trusted_proxies: str = Field(default="", description="Networks whose X-Forwarded-For is believed.")
-    smtp_host: str = "127.0.0.1"
+    smtp_host: str = Field(default="127.0.0.1", description="The server that takes our mails.")
     smtp_port: int = 25
     smtp_username: str = ""
     smtp_password: SecretStr = SecretStr("")
     smtp_tls: Literal["none", "starttls", "tls"] = "starttls"
-    mail_from: str = "portal@localhost"
+    mail_from: str = Field(
+        default="portal@localhost", description="Address of the sender; the name before it is the merchant's."
+    )
     threads: int = Field(default=16, ge=1, le=200, description="Database threads, and connections.")
-    log_format: Literal["json", "text"] = "json"
-    demo: bool = False
+    log_format: Literal["json", "text"] = Field(
+        default="json", description="json for machines, text for people."
+    )
+    demo: bool = Field(
+        default=False, description="Sample portals and simulated processors; never in earnest."
+    )
     simulators: dict[str, str] = Field(
         default_factory=dict, description="Demo only: processor -> address of its simulator."
     )

@@ -65,6 +65,7 @@ class Worker:
         self.database = database
         self.vault = Vault(settings.master_keys.get_secret_value())
         self._stop = False
+        self.at_work = asyncio.Lock()  # held while a batch is in hand
         self._handlers: dict[str, Callable[[dict[str, Any]], Awaitable[None]]] = {
             "event": self._event,
             "read_back": self._read_back,
@@ -92,7 +93,8 @@ class Worker:
                 if last_sweep is None or abs(now - last_sweep) >= SWEEP:
                     await self.database.write(_sweep, now)
                     last_sweep = now
-                done = await self.once()
+                async with self.at_work:
+                    done = await self.once()
             except DBAPIError as error:
                 log.error("the database is not to be had", error=type(error.orig).__name__)
                 done = 0

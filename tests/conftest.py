@@ -9,8 +9,29 @@ from pytest_socket import socket_allow_hosts
 
 from portal import clock
 from portal.gateways import http
+from tests.postgres import programs
 
 SHARED = Path(__file__).parents[2] / "shared"  # specifications and samples, where somebody has them
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--db",
+        choices=["auto", "sqlite", "postgresql", "both"],
+        default="auto",
+        help="Databases for the tests that use one; by default both, or SQLite alone where there is no PostgreSQL.",
+    )
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    if config.getoption("--db") == "auto" and programs() is None:
+        return "databases: SQLite only; for PostgreSQL too, install the package postgresql"
+    return f"databases: {config.getoption('--db')}"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Browser tests last: once Playwright has begun, its event loop runs in this thread, where no other can then."""
+    items.sort(key=lambda item: "e2e" in item.path.parts)
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,7 @@
 """The one HTTP client behind the adapters: fixed hosts, short time-outs, no redirects, a breaker, retries for reads."""
 
 import asyncio
+import logging
 import threading
 import time
 from collections.abc import Mapping
@@ -11,6 +12,9 @@ import httpx2 as httpx
 from portal.gateways.base import Gateway, Unavailable
 
 CONNECT_S, READ_S, TOTAL_S, PATIENT_S = 3.0, 10.0, 15.0, 60.0
+
+# Its lines for every call hold whole addresses, and so the tokens in them.
+logging.getLogger("httpx2").setLevel(logging.WARNING)
 
 
 class Breaker:

@@ -2,7 +2,6 @@
 
 from datetime import datetime, timedelta
 
-
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 from starlette.requests import Request

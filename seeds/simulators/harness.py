@@ -236,9 +236,16 @@ class Servers:
         for number, one in enumerate(self._simulators):
             port = self._first_port + number if self._first_port else 0
             config = uvicorn.Config(
-                one.app(), host="127.0.0.1", port=port, log_level="warning", lifespan="off", ws="none"
+                one.app(),
+                host="127.0.0.1",
+                port=port,
+                log_level="warning",
+                lifespan="off",
+                ws="none",
+                timeout_graceful_shutdown=1,  # an answer that was told never to come is not waited for
             )
             socket = config.bind_socket()
+            socket.listen(config.backlog)  # the first caller may be quicker than the server
             one.address = f"http://127.0.0.1:{socket.getsockname()[1]}"
             one._loop = asyncio.get_running_loop()
             one._outbox = asyncio.Queue()

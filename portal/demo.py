@@ -1,0 +1,263 @@
+"""The demo: sample portals, simulated processors, worker and mailbox in one process. No keys, no network."""
+
+import json
+import pickle
+import secrets
+import sys
+from dataclasses import dataclass, field
+from datetime import timedelta
+from email import message_from_bytes
+from email.message import EmailMessage
+from email.policy import default
+from pathlib import Path
+from typing import Any, cast
+
+from sqlalchemy import insert
+from sqlalchemy.orm import Session
+
+from portal import clock, models, server, webhooks
+from portal.app import create_app
+from portal.connect import open_gateway
+from portal.db import Database
+from portal.middleware import configure_logging
+from portal.migrate import upgrade
+from portal.settings import Settings
+from portal.vault import new_key
+from portal.work import Worker
+from seeds import world
+from seeds.simulators.harness import Harness, Servers, names, simulator
+
+FOLDER = Path("var/demo")
+SPECS = Path(
+    "../shared/specs"
+)  # processors' contracts, where somebody has them: simulators then check against them
+
+
+async def run(port: int, database_url: str, reset: bool, as_json: bool) -> None:
+    """Serve the demo until a signal."""
+    listening = server.listen("127.0.0.1", port)
+    port = listening.getsockname()[1]
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    simulators = {name: simulator(name, clock.now) for name in names()}
+    going_on = not reset and not database_url and _remembered(simulators, port)
+    mailbox = Mailbox()
+    with Servers(list(simulators.values()), first_port=port + 1), mailbox:
+        settings = _settings(port, database_url, simulators, mailbox.port, keep_key=going_on)
+        configure_logging(settings)
+        if not going_on and settings.database_url.startswith("sqlite"):
+            for path in FOLDER.glob("portal.db*"):
+                path.unlink()
+        upgrade(settings.database_url)
+        database = Database(settings.database_url, settings.threads)
+        worker = Worker(settings, database)
+        demo = Demo(settings, database, worker, simulators, mailbox)
+        if going_on:
+            for one in simulators.values():
+                one.tick()
+        else:
+            await demo.fill(port)
+        demo.remember()
+        app = create_app(settings, database)
+        app.state.demo = demo
+        _announce(port, simulators, as_json)
+        try:
+            await server.run(app, worker, [listening])
+        finally:
+            database.dispose()
+            (FOLDER / "simulators.pickle").write_bytes(
+                pickle.dumps((port, {name: one.state for name, one in simulators.items()}))
+            )
+
+
+@dataclass(slots=True)
+class Mail:
+    to: str
+    subject: str
+    at: str
+    text: str
+    html: str
+    links: list[str]
+    code: str | None
+
+
+class Mailbox:
+    """An SMTP server that keeps what it gets."""
+
+    def __init__(self) -> None:
+        from aiosmtpd.controller import Controller
+
+        self.mails: list[Mail] = []
+        self._controller = Controller(self, hostname="127.0.0.1", port=0)
+        self.port = 0
+
+    def __enter__(self) -> "Mailbox":
+        self._controller.start()
+        self.port = self._controller.server.sockets[0].getsockname()[1]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._controller.stop()
+
+    async def handle_DATA(self, _server: Any, _session: Any, envelope: Any) -> str:
+        message = cast(EmailMessage, message_from_bytes(envelope.content, policy=default))
+        text = _part(message, "plain")
+        self.mails.append(
+            Mail(
+                to=envelope.rcpt_tos[0],
+                subject=str(message["subject"]),
+                at=clock.now().isoformat(),
+                text=text,
+                html=_part(message, "html"),
+                links=[word for word in text.split() if word.startswith(("http://", "https://"))],
+                code=message["X-Portal-Code"] or _code(text),
+            )
+        )
+        return "250 OK"
+
+
+def _part(message: EmailMessage, subtype: str) -> str:
+    part = message.get_body((subtype,))
+    return str(part.get_content()) if part else ""
+
+
+def _code(text: str) -> str | None:
+    """The sign-in code of a mail: it stands alone on a line."""
+    for line in text.splitlines():
+        word = line.strip().replace(" ", "").replace("-", "")
+        if len(word) == 6 and word.isalnum() and word.upper() == word and " " not in line.strip():
+            return word
+    return None
+
+
+@dataclass(slots=True)
+class Demo:
+    """What the demo's own addresses act on."""
+
+    settings: Settings
+    database: Database
+    worker: Worker
+    simulators: dict[str, Harness]
+    mailbox: Mailbox
+    _rows: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+
+    async def fill(self, port: int) -> None:
+        """Fill the simulators, connect their accounts, and let the portal learn everything from them as in life."""
+        accounts = world.fill(self.database, self.worker.vault, self.simulators, port)
+        for account in accounts:
+            self.database.write_now(_want_backfill, account.id)
+        await self.worker.drain()
+        for account, deliveries in world.deliveries(self.simulators, accounts):
+            gateway = open_gateway(self.settings, self.worker.vault, account)
+            for headers, body in deliveries:
+                events = gateway.verify(headers, body, clock.now())
+                self.database.write_now(webhooks.store, account, events, headers, body, clock.now())
+            await gateway.aclose()
+        await self.worker.drain()
+        self.mailbox.mails.clear()
+        for one in self.simulators.values():
+            one.calls.clear()
+
+    def remember(self) -> None:
+        """Keep everything as it stands now, for reset()."""
+        self._rows = self.database.read_now(_dump)
+        for one in self.simulators.values():
+            one.save()
+
+    async def reset(self) -> None:
+        """Back to what was remembered."""
+        async with self.worker.at_work:
+            clock.set_offset(timedelta(0))
+            for one in self.simulators.values():
+                one.reset()
+            await self.database.write(_restore, self._rows)
+            self.mailbox.mails.clear()
+
+    def move_clock(self, offset: timedelta) -> None:
+        """Move the time that everything here reads; what has fallen due at a processor happens."""
+        clock.set_offset(offset)
+        for one in self.simulators.values():
+            one.tick()
+
+
+def _want_backfill(db: Session, account_id: int) -> None:
+    from portal.actions import enqueue
+
+    enqueue(db, "backfill", {"account": account_id}, clock.now(), None)
+
+
+def _dump(db: Session) -> dict[str, list[dict[str, Any]]]:
+    return {
+        table.name: [dict(row) for row in db.execute(table.select()).mappings()]
+        for table in models.metadata.sorted_tables
+    }
+
+
+def _restore(db: Session, rows: dict[str, list[dict[str, Any]]]) -> None:
+    for table in reversed(models.metadata.sorted_tables):
+        db.execute(table.delete())
+    for table in models.metadata.sorted_tables:
+        if rows[table.name]:
+            db.execute(insert(table), rows[table.name])
+
+
+def _settings(
+    port: int, database_url: str, simulators: dict[str, Harness], smtp_port: int, keep_key: bool
+) -> Settings:
+    key = FOLDER / "master.key"
+    if not keep_key or not key.exists():
+        key.touch(mode=0o600)
+        key.write_text(f"{new_key()}\n{secrets.token_urlsafe(32)}")
+    master, secret = key.read_text().split()
+    return Settings(
+        database_url=database_url or f"sqlite:///{FOLDER}/portal.db",
+        master_keys=master,
+        secret_key=secret,
+        scheme="http",
+        public_port=port,
+        base_domain="localhost",
+        smtp_host="127.0.0.1",
+        smtp_port=smtp_port,
+        smtp_tls="none",
+        mail_from="portal@portal.localhost",
+        log_format="text",
+        demo=True,
+        simulators={name: one.address for name, one in simulators.items()},
+    )
+
+
+def _remembered(simulators: dict[str, Harness], port: int) -> bool:
+    """Take up the simulators' state of last time; a demo that was killed has left none and begins anew."""
+    path = FOLDER / "simulators.pickle"
+    if not path.exists() or not (FOLDER / "portal.db").exists():
+        return False
+    try:
+        then, kept = pickle.loads(path.read_bytes())  # noqa: S301 (written by ourselves, beside the database)
+    except Exception:
+        return False
+    finally:
+        path.unlink()
+    if then != port or set(kept) != set(simulators):
+        return False
+    for name, state in kept.items():
+        simulators[name].state = state
+    return True
+
+
+def _announce(port: int, simulators: dict[str, Harness], as_json: bool) -> None:
+    addresses = {
+        "portals": {slug: f"http://{slug}.localhost:{port}/customers" for slug in world.PORTALS},
+        "mailbox": f"http://127.0.0.1:{port}/__demo/mailbox",
+        "people": world.PEOPLE,
+        "simulators": {name: one.address for name, one in simulators.items()},
+    }
+    if as_json:
+        print(json.dumps(addresses), flush=True)
+        return
+    lines = [
+        "",
+        "The demo is running. Open one of these, type a sample address, and read the mail in the mailbox:",
+    ]
+    lines += [f"  portal    {url}" for url in addresses["portals"].values()]  # type: ignore[attr-defined]
+    lines += [f"  mailbox   {addresses['mailbox']}", "", "People:"]
+    lines += [f"  {person['email']:24}{person['about']}" for person in world.PEOPLE]
+    print("\n".join([*lines, "", "Stop with Ctrl+C."]), file=sys.stdout, flush=True)

@@ -1,0 +1,371 @@
+"""The sample world: two portals, eight people, and what they bought, put into the simulators as life would have put it
+into the processors. The portal then learns it from there."""
+
+import hashlib
+import io
+from datetime import datetime, timedelta
+from typing import Any
+
+from PIL import Image, ImageDraw
+from sqlalchemy.orm import Session
+
+from portal import clock, models
+from portal.db import Database
+from portal.vault import Vault
+from seeds.simulators.harness import Harness
+
+PORTALS = ("acme", "kora")
+PEOPLE = [
+    {
+        "email": "ana@example.com",
+        "about": "has everything: orders at both processors, several subscriptions, both portals",
+    },
+    {"email": "ben@example.com", "about": "a payment failed, the card needs replacing"},
+    {"email": "chi@example.com", "about": "is known and has nothing yet"},
+    {"email": "dana@example.com", "about": "pays in yen and in Kuwaiti dinar"},
+    {"email": "emil@example.com", "about": "only PayFast: active, paused and overdue subscriptions"},
+    {"email": "fay@example.com", "about": "everything has ended or is about to"},
+    {"email": "gus@example.com", "about": "paused, and a card that expires soon"},
+    {"email": "hana@example.com", "about": "one-off orders without an account, refunds, a dispute"},
+]
+REASONS = [
+    "It is too expensive",
+    "I have too much of it",
+    "I no longer need it",
+    "I found something better",
+    "Something went wrong with it",
+    "Another reason",
+]
+PAYFAST = ("10000100", "46f0cd694581a")  # the sandbox account that everybody uses
+
+
+def fill(database: Database, vault: Vault, simulators: dict[str, Harness], port: int) -> list[models.Account]:
+    """Make portals and accounts, and fill the simulators. Returns the accounts, to be learned from."""
+    accounts = database.write_now(_portals, vault)
+    by_label = {account.label: account for account in accounts}
+
+    def hook(label: str) -> str:
+        return f"http://127.0.0.1:{port}/webhooks/{by_label[label].token}"
+
+    stripe: Any = simulators["stripe"]
+    payfast: Any = simulators["payfast"]
+    _stripe_acme(
+        stripe.add_account(
+            "sk_test_AcmeCoffee000000000001",
+            webhook_secret="whsec_AcmeCoffee0001",
+            webhook_url=hook("Acme cards"),
+        ),
+        clock.now(),
+    )
+    _stripe_kora(
+        stripe.add_account(
+            "sk_test_KoraYoga00000000000001",
+            webhook_secret="whsec_KoraYoga000001",
+            webhook_url=hook("Kora cards"),
+        ),
+        clock.now(),
+    )
+    _payfast_acme(
+        payfast.add_account(*PAYFAST, "acme coffee beans", notify_url=hook("Acme South Africa")), clock.now()
+    )
+    _payfast_kora(
+        payfast.add_account("10000200", "q1cd2rdny4a53", "kora yoga mats", notify_url=hook("Kora debit")),
+        clock.now(),
+    )
+    return accounts
+
+
+def deliveries(
+    simulators: dict[str, Harness], accounts: list[models.Account]
+) -> list[tuple[models.Account, list[tuple[list[tuple[str, str]], bytes]]]]:
+    """The notices that a processor without lists has sent in the past, as headers and body, account by account."""
+    payfast: Any = simulators["payfast"]
+    found = []
+    for account in accounts:
+        if account.processor == "payfast":
+            bodies = [body for url, body in payfast.itns if url.endswith(f"/{account.token}")]
+            headers = [("Content-Type", "application/x-www-form-urlencoded")]
+            found.append((account, [(headers, body) for body in bodies]))
+    return found
+
+
+def _portals(db: Session, vault: Vault) -> list[models.Account]:
+    now = clock.now()
+    merchants = [
+        models.Merchant(name="Acme Coffee Ltd", email="owner@acme.example"),
+        models.Merchant(name="Kora Yoga Studio", email="owner@kora.example"),
+    ]
+    db.add_all(merchants)
+    db.flush()
+    acme = models.Portal(
+        merchant_id=merchants[0].id,
+        slug="acme",
+        name="Acme Coffee",
+        support_email="help@acme.example",
+        shop_url="https://acme.example",
+        locale="en",
+        time_zone="Europe/Berlin",
+        country="GB",
+        brand=_brand("#2f6f4f", "#ffffff", "#22613f", "#86cfa6"),
+        legal_name="Acme Coffee Ltd",
+        legal_address="12 Roastery Lane\nBristol BS1 4DJ\nUnited Kingdom",
+        tax_id="GB123456789",
+        invoice_prefix="AC-",
+        terms_url="https://acme.example/terms",
+        privacy_url="https://acme.example/privacy",
+        cancel_reasons=REASONS,
+    )
+    kora = models.Portal(
+        merchant_id=merchants[1].id,
+        slug="kora",
+        name="Kora Yoga",
+        support_email="hello@kora.example",
+        shop_url="https://kora.example",
+        locale="en-ZA",
+        time_zone="Africa/Johannesburg",
+        country="ZA",
+        brand=_brand("#7a3e9d", "#ffffff", "#6b3489", "#d3a6ee"),
+        legal_name="Kora Yoga Studio (Pty) Ltd",
+        legal_address="4 Kloof Street\nCape Town 8001\nSouth Africa",
+        tax_id="4123456789",
+        invoice_prefix="KY-",
+        cancel_reasons=REASONS,
+    )
+    db.add_all([acme, kora])
+    db.flush()
+    for portal, colour, draw in ((acme, "#2f6f4f", _cup), (kora, "#7a3e9d", _lotus)):
+        logo = _logo(portal, colour, draw)
+        db.add(logo)
+        db.flush()
+        portal.logo_id = logo.id
+    accounts = [
+        _account(
+            vault,
+            acme,
+            "stripe",
+            "Acme cards",
+            {"secret_key": "sk_test_AcmeCoffee000000000001", "webhook_secret": "whsec_AcmeCoffee0001"},
+            now,
+        ),
+        _account(
+            vault,
+            acme,
+            "payfast",
+            "Acme South Africa",
+            {
+                "merchant_id": PAYFAST[0],
+                "merchant_key": PAYFAST[1],
+                "passphrase": "acme coffee beans",
+                "sandbox": "no",
+            },
+            now,
+        ),
+        _account(
+            vault,
+            kora,
+            "stripe",
+            "Kora cards",
+            {"secret_key": "sk_test_KoraYoga00000000000001", "webhook_secret": "whsec_KoraYoga000001"},
+            now,
+        ),
+        _account(
+            vault,
+            kora,
+            "payfast",
+            "Kora debit",
+            {
+                "merchant_id": "10000200",
+                "merchant_key": "q1cd2rdny4a53",
+                "passphrase": "kora yoga mats",
+                "sandbox": "no",
+            },
+            now,
+            options=["schedule_cancel"],
+        ),
+    ]
+    db.add_all(accounts)
+    return accounts
+
+
+def _account(
+    vault: Vault,
+    portal: models.Portal,
+    processor: str,
+    label: str,
+    credentials: dict[str, str],
+    now: datetime,
+    options: list[str] | None = None,
+) -> models.Account:
+    account = models.Account(
+        portal_id=portal.id,
+        processor=processor,
+        label=label,
+        token=hashlib.sha256(f"{portal.slug}/{label}".encode()).hexdigest()[:32],
+        credentials=b"",
+        options=options or [],
+        switched_off=[],
+        created_at=now,
+    )
+    account.credentials = vault.seal(portal.id, account.id, credentials)
+    return account
+
+
+def _brand(fill: str, on_fill: str, link_light: str, link_dark: str) -> dict[str, str]:
+    return {
+        "brand-light": fill,
+        "brand-dark": fill,
+        "on-brand-light": on_fill,
+        "on-brand-dark": on_fill,
+        "link-light": link_light,
+        "link-dark": link_dark,
+    }
+
+
+def _logo(portal: models.Portal, colour: str, draw: Any) -> models.Asset:
+    """A small drawn mark, 32 px high as a page shows it and twice that in the file."""
+    scale = 8
+    picture = Image.new("RGBA", (64 * scale, 64 * scale), (0, 0, 0, 0))
+    pen = ImageDraw.Draw(picture)
+    pen.rounded_rectangle((0, 0, 64 * scale - 1, 64 * scale - 1), 16 * scale, fill=colour)
+    draw(pen, scale)
+    picture = picture.resize((64, 64), Image.Resampling.LANCZOS)
+    out = io.BytesIO()
+    picture.save(out, "PNG", optimize=True)
+    content = out.getvalue()
+    return models.Asset(
+        portal_id=portal.id,
+        sha256=hashlib.sha256(content).hexdigest(),
+        content_type="image/png",
+        width=32,
+        height=32,
+        content=content,
+    )
+
+
+def _cup(pen: ImageDraw.ImageDraw, s: int) -> None:
+    pen.rounded_rectangle((16 * s, 24 * s, 42 * s, 46 * s), 7 * s, fill="white")
+    pen.arc((36 * s, 27 * s, 52 * s, 41 * s), -90, 90, fill="white", width=4 * s)
+    for x in (23, 33):
+        pen.line((x * s, 12 * s, x * s, 19 * s), fill="white", width=3 * s)
+
+
+def _lotus(pen: ImageDraw.ImageDraw, s: int) -> None:
+    for box in ((24, 14, 40, 48), (10, 26, 32, 48), (32, 26, 54, 48)):
+        pen.ellipse(tuple(v * s for v in box), outline="white", width=4 * s)
+
+
+def _days(now: datetime, days: float) -> datetime:
+    return now - timedelta(days=days)
+
+
+def _stripe_acme(shop: Any, now: datetime) -> None:
+    box = shop.price(shop.product("Monthly coffee box"), 2400, "usd", "month", 1)
+    filters = shop.price(shop.product("Filter paper refill"), 1250, "eur", "month", 3)
+    club = shop.price(shop.product("Roasters' club"), 9900, "usd", "year", 1)
+    matcha = shop.price(shop.product("Matcha of the month"), 3200, "jpy", "month", 1)
+    saffron = shop.price(shop.product("Cardamom and saffron"), 12500, "kwd", "month", 1)
+
+    ana = shop.customer("ana@example.com", "Ana Almeida", _days(now, 400))
+    visa = shop.card(ana, "visa", "4242", 9, now.year + 2)
+    shop.subscription(ana, box, _days(now, 131), card=visa)
+    shop.subscription(ana, filters, _days(now, 100), card=visa)
+    shop.subscription(ana, club, _days(now, 4), card=visa, trial_days=14)
+    goods = [
+        ("Ethiopia Guji, 2 bags", 2, 1450),
+        ("Grinder, steel burr", 1, 12900),
+        ("Cup, stoneware", 4, 900),
+        ("Kenya AA, 1 bag", 1, 1690),
+        ("Gift card", 1, 5000),
+    ]
+    for number in range(28):
+        name, quantity, minor = goods[number % len(goods)]
+        sold = shop.order(ana, [(name, quantity, minor)], _days(now, 3 + number * 11.3), "usd", card=visa)
+        if number == 4:
+            shop.refund(shop.charge_of(sold), 5000, _days(now, 40))
+        if number == 6:
+            shop.refund(shop.charge_of(sold), 3000, _days(now, 60))
+
+    ben = shop.customer("ben@example.com", "Ben Botha", _days(now, 200))
+    poor = shop.card(ben, "visa", "0341", 4, now.year + 1)
+    failing = shop.subscription(ben, box, _days(now, 95), card=poor)
+    shop.fail_renewal(failing)
+
+    shop.customer("chi@example.com", "Chi Castro", _days(now, 2))
+
+    dana = shop.customer("dana@example.com", "Dana Doi", _days(now, 300))
+    jcb = shop.card(dana, "jcb", "0505", 11, now.year + 3)
+    shop.subscription(dana, matcha, _days(now, 70), card=jcb)
+    shop.subscription(dana, saffron, _days(now, 40), card=jcb)
+    shop.order(dana, [("Tea bowl", 1, 12800)], _days(now, 33), "jpy", card=jcb)
+    shop.order(dana, [("Spice set", 1, 24750)], _days(now, 12), "kwd", card=jcb)
+
+    fay = shop.customer("fay@example.com", "Fay Fischer", _days(now, 500))
+    amex = shop.card(fay, "amex", "0005", 2, now.year + 2)
+    shop.subscription(fay, filters, _days(now, 110), card=amex, cancel_at_period_end=True)
+    ended = shop.subscription(fay, box, _days(now, 250), card=amex)
+    shop.cancel(ended, _days(now, 30))
+
+    gus = shop.customer("gus@example.com", "Gus Gruber", _days(now, 220))
+    soon = now + timedelta(days=20)
+    old = shop.card(gus, "mastercard", "4444", soon.month, soon.year)
+    paused = shop.subscription(gus, box, _days(now, 64), card=old)
+    shop.pause_collection(paused)
+    shop.subscription(gus, club, _days(now, 340), card=old)
+
+    for number, (name, quantity, minor) in enumerate(goods[:3]):
+        sold = shop.guest_order(
+            "hana@example.com", [(name, quantity, minor)], _days(now, 5 + 20 * number), "eur"
+        )
+        if number == 1:
+            shop.refund(shop.charge_of(sold), minor, _days(now, 2))
+        if number == 2:
+            shop.dispute(shop.charge_of(sold))
+
+
+def _stripe_kora(shop: Any, now: datetime) -> None:
+    live = shop.price(shop.product("Live classes"), 1500, "usd", "week", 2)
+    ana = shop.customer("Ana@Example.com", "Ana Almeida", _days(now, 90))
+    card = shop.card(ana, "mastercard", "5454", 6, now.year + 1)
+    shop.subscription(ana, live, _days(now, 38), card=card)
+    shop.order(ana, [("Yoga mat, cork", 1, 6900)], _days(now, 61), "usd", card=card)
+
+
+def _payfast_acme(shop: Any, now: datetime) -> None:
+    shop.subscription(
+        "ana@example.com", "Ana", "Almeida", 38000, 3, "Rooibos club", _days(now, 75), m_payment_id="RC-1001"
+    )
+    shop.payment("ana@example.com", "Ana Almeida", 129900, "Moka pot", _days(now, 21), m_payment_id="ZA-2044")
+    shop.subscription(
+        "emil@example.com", "Emil", "Eze", 12000, 3, "Tea club", _days(now, 100), m_payment_id="TC-7"
+    )
+    paused = shop.subscription(
+        "emil@example.com", "Emil", "Eze", 25000, 3, "Espresso club", _days(now, 50), m_payment_id="EC-3"
+    )
+    shop.pause(paused)
+    shop.subscription(
+        "emil@example.com",
+        "Emil",
+        "Eze",
+        9900,
+        3,
+        "Biscuit box",
+        _days(now, 64),
+        m_payment_id="BB-9",
+        failing=True,
+    )
+
+
+def _payfast_kora(shop: Any, now: datetime) -> None:
+    shop.subscription(
+        "ana@example.com",
+        "Ana",
+        "Almeida",
+        65000,
+        3,
+        "Studio membership",
+        _days(now, 45),
+        m_payment_id="SM-12",
+    )
+    shop.subscription(
+        "emil@example.com", "Emil", "Eze", 180000, 4, "Quarter pass", _days(now, 20), m_payment_id="QP-4"
+    )
