@@ -54,6 +54,7 @@ class Press:
     def __init__(self, size: int = 2, wall_s: float = WALL_S) -> None:
         self.wall_s = wall_s
         self._size = size
+        self._asked = 0
         self._limiter: anyio.CapacityLimiter | None = None
         self._idle: deque[_Process] = deque()
         self._lock = Lock()
@@ -62,9 +63,13 @@ class Press:
         """The PDF of a sheet; raises NotMade. Other tasks go on meanwhile."""
         if self._limiter is None:
             self._limiter = anyio.CapacityLimiter(self._size)
-        if self._limiter.statistics().tasks_waiting >= WAITING:
+        if self._asked >= self._size + WAITING:
             raise NotMade("too many at once")
-        return await anyio.to_thread.run_sync(self.make_now, sheet, limiter=self._limiter)
+        self._asked += 1
+        try:
+            return await anyio.to_thread.run_sync(self.make_now, sheet, limiter=self._limiter)
+        finally:
+            self._asked -= 1
 
     def make_now(self, sheet: Sheet) -> bytes:
         """`make`, in this thread."""

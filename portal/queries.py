@@ -83,7 +83,11 @@ def _newest_first(statement: Select[Any], table: Table) -> tuple[Select[Any], Se
 
 
 def _page(
-    db: Session, statements: tuple[Select[Any], Select[Any]], portal_id: int, customer_id: int, after: Cursor | None
+    db: Session,
+    statements: tuple[Select[Any], Select[Any]],
+    portal_id: int,
+    customer_id: int,
+    after: Cursor | None,
 ) -> Sequence[Any]:
     values: dict[str, Any] = {"portal": portal_id, "customer": customer_id}
     if after is None:
@@ -327,7 +331,9 @@ def _line(line: dict[str, Any]) -> OrderLine:
     return OrderLine(line["name"], line["quantity"], line["minor"], line["currency"])
 
 
-def _totals(row: Any, lines: Sequence[OrderLine], payments: Sequence[PaymentRow]) -> tuple[tuple[str, int], ...]:
+def _totals(
+    row: Any, lines: Sequence[OrderLine], payments: Sequence[PaymentRow]
+) -> tuple[tuple[str, int], ...]:
     """The sums under the lines, each with its name; a tax that is in the lines already is named so."""
     total, discount, tax = row.amount_minor, row.discount_minor or 0, row.tax_minor or 0
     if total is None or row.currency is None:
@@ -335,15 +341,11 @@ def _totals(row: Any, lines: Sequence[OrderLine], payments: Sequence[PaymentRow]
     sums: list[tuple[str, int]] = []
     subtotal = sum(line.minor for line in lines)
     rest = total - (subtotal - discount)
-    tax_included = bool(tax) and rest != tax and rest == 0
-    if lines and all(line.currency == row.currency for line in lines) and (discount or tax or rest):
+    tax_on_top = tax if rest else 0
+    if lines and all(line.currency == row.currency for line in lines) and (discount or rest):
         sums.append(("subtotal", subtotal))
-        if discount:
-            sums.append(("discount", -discount))
-        if other := rest - (0 if tax_included else tax):
-            sums.append(("other", other))
-        if tax and not tax_included:
-            sums.append(("tax", tax))
+        parts = (("discount", -discount), ("other", rest - tax_on_top), ("tax", tax_on_top))
+        sums += [(name, minor) for name, minor in parts if minor]
     sums.append(("total", total))
     if tax and ("tax", tax) not in sums:
         sums.append(("tax_included", tax))
@@ -622,9 +624,7 @@ def _subject(row: models.Subscription, account: models.Account, told: dict[int, 
 # Upcoming payments
 
 
-_PLAN_COLUMNS = [
-    _subscription.c[name] for name in Plan.__dataclass_fields__ if name not in ("label",)
-]
+_PLAN_COLUMNS = [_subscription.c[name] for name in Plan.__dataclass_fields__ if name not in ("label",)]
 PLANS = (
     select(*_PLAN_COLUMNS, _account.c.processor)
     .join_from(

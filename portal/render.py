@@ -7,13 +7,13 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from babel import Locale
-from babel.dates import format_date, format_time, get_timezone_name, parse_pattern
+from babel.dates import format_date, format_time, parse_pattern
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
-from portal import assets
+from portal import assets, clock
 from portal.ids import id_text
 from portal.money import money_text
 from portal.texts import translations
@@ -162,9 +162,11 @@ class Format:
     def time(self, value: datetime) -> Markup:
         """The time of day with its zone: 14:02 CET."""
         local = value.astimezone(self._zone)
-        zone = get_timezone_name(local, width="short", locale=_babel(self.locale))
-        text = f"{format_time(local, 'HH:mm', locale=_babel(self.locale))}\u00a0{zone}"
+        text = f"{format_time(local, 'HH:mm', locale=_babel(self.locale))}\u00a0{_zone_name(local)}"
         return Markup('<time datetime="{}">{}</time>').format(local.isoformat(timespec="minutes"), text)
+
+    def is_today(self, value: datetime) -> bool:
+        return self.date(value) == self.date(clock.now())
 
     def month(self, value: date) -> str:
         return format_date(value, "LLLL y", locale=_babel(self.locale))
@@ -174,6 +176,12 @@ class Format:
 
     def every(self, unit: str | None, count: int | None) -> str:
         return every(unit, count, self.locale)
+
+
+def _zone_name(local: datetime) -> str:
+    """CET where the zone has such a name, else GMT+05:45."""
+    name = local.tzname() or ""
+    return name if name.isalpha() else f"GMT{name[:3]}{':' if name[3:] else ''}{name[3:]}"
 
 
 @lru_cache(maxsize=16_384)

@@ -24,7 +24,7 @@ register_url_convertor("id", IdConvertor())
 
 
 def routes() -> list[BaseRoute]:
-    from portal.views import login, orders, payments, subscriptions, upcoming
+    from portal.views import login, orders, payments, static, subscriptions, upcoming
 
     public = [
         Route("/", login.root, name="root"),
@@ -34,6 +34,10 @@ def routes() -> list[BaseRoute]:
         Route("/customers/login/code", login.redeem_code, methods=["POST"], name="redeem_code"),
         Route("/customers/login/{token}", login.link, methods=["GET", "HEAD"], name="link"),
         Route("/customers/login/{token}", login.redeem_link, methods=["POST"], name="redeem_link"),
+    ]
+    files = [
+        Route("/customers/static/{name}", static.file, name="static"),
+        Route("/customers/logo/{sha}.png", static.logo, name="logo"),
     ]
     customer = [
         Route("/customers/orders", orders.index, name="orders"),
@@ -46,4 +50,4 @@ def routes() -> list[BaseRoute]:
         Route("/customers/sessions/end", login.sign_out_everywhere, methods=["POST"], name="end_sessions"),
         Route("/customers/logout", login.sign_out, methods=["POST"], name="sign_out"),
     ]
-    return [*public, *customer]
+    return [*public, *files, *customer]

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import Any
 
+from markupsafe import Markup
+
 from portal.texts import translations
 
 
@@ -32,6 +34,7 @@ class Words:
     refunds: Pills
     subscriptions: Pills
     tabs: Mapping[str, str]
+    card: Mapping[str, Markup]
 
 
 @cache
@@ -81,7 +84,93 @@ def words(locale: str) -> Words:
             "upcoming": _("Upcoming payments"),
             "payments": _("Payment history"),
         },
+        card=_card(locale),
     )
+
+
+def _card(locale: str) -> Mapping[str, Markup]:
+    """What a subscription's card says. `.format()` of these escapes what is put into them."""
+    _ = translations(locale).gettext
+    texts = {
+        "untitled": _("Subscription"),
+        "price": _("Price"),
+        "next": _("Next payment"),
+        "pays_with": _("Pays with"),
+        "started": _("Started"),
+        "open": _("Open now"),
+        "price_every": _("{amount} {every}"),
+        "pieces": _("{quantity} pieces"),
+        "about": _("about {amount}"),
+        "next_with": _("{amount} on {day}, with {method}"),
+        "next_on": _("{amount} on {day}"),
+        "no_next": _("None"),
+        "unknown_amount": _("Amount not known yet"),
+        "unknown_method": _("Not known yet"),
+        "estimated": _("An estimate: the price may still change."),
+        "merchant": _("Planned by {shop}."),
+        # The one date of a card, by its state
+        "renews": _("Renews"),
+        "ends": _("Ends"),
+        "ended": _("Ended"),
+        "access": _("Access until"),
+        "resumes": _("Resumes"),
+        "retries": _("Next try"),
+        "trial_ends": _("Trial ends"),
+        # The buttons
+        "cancel": _("Cancel subscription"),
+        "cancel_today": _("Cancel today instead"),
+        "undo_cancel": _("Keep subscription"),
+        "update_payment_method": _("Update payment method"),
+        "pause": _("Pause subscription"),
+        "resume": _("Resume subscription"),
+        "pay_now": _("Pay now"),
+        "change_plan": _("Change plan"),
+        # What is known besides
+        "kept_access": _("Cancelled. You keep access until {day}."),
+        "paused": _("Paused. No payments are taken until you resume it."),
+        "stopped": _("The last payment failed, and {label} does not try again by itself."),
+        "tries_again": _("The last payment failed. {label} tries again on {day}."),
+        "failed": _("The last payment failed."),
+        "visited": _("You were on {label}'s page at {time}; the next charge shows the new card."),
+        "visited_on": _("You were on {label}'s page on {day} at {time}; the next charge shows the new card."),
+        "change_on": _("From {day}:"),
+        "change": _("From the next period:"),
+        "change_price": _("{old} becomes {new}"),
+        "change_to": _("Changes to {title}"),
+        "change_pieces": _("{old} pieces become {new}"),
+        # How the newest action stands
+        "pending": _("Checking with {label} …"),
+        "pending_more": _("You may leave this page; it goes on without you. Reference {reference}."),
+        "late": _("This takes longer than usual. {shop} has been told."),
+        "away": _("You went to {label}'s page at {time}. Nothing has changed yet."),
+        "confirmed": _("{label} confirmed at {time}. Reference {reference}. A copy is in your mail."),
+        "confirmed_on": _(
+            "{label} confirmed on {day} at {time}. Reference {reference}. A copy is in your mail."
+        ),
+        "accepted": _("{label} accepted it at {time}. Reference {reference}. A copy is in your mail."),
+        "accepted_on": _(
+            "{label} accepted it on {day} at {time}. Reference {reference}. A copy is in your mail."
+        ),
+        "scheduled": _("It ends on {day}, and no more payments are taken. Reference {reference}."),
+        "undone": _("It goes on as before. Reference {reference}."),
+        "done_cancel": _("Cancelled."),
+        "done_undo_cancel": _("Kept."),
+        "done_update_payment_method": _("Payment method updated."),
+        "done_pause": _("Paused."),
+        "done_resume": _("Resumed."),
+        "done_pay_now": _("Paid."),
+        "done_change_plan": _("Plan changed."),
+        "done_skip_next_payment": _("Next payment skipped."),
+        "not_cancel": _("Not cancelled; the subscription goes on."),
+        "not_undo_cancel": _("Not kept; the subscription still ends."),
+        "not_update_payment_method": _("The payment method was not changed."),
+        "not_pause": _("Not paused; payments go on."),
+        "not_resume": _("Not resumed; the subscription is still paused."),
+        "not_pay_now": _("Nothing was paid."),
+        "not_change_plan": _("The plan was not changed."),
+        "not_skip_next_payment": _("The next payment was not skipped."),
+    }
+    return {name: Markup(text) for name, text in texts.items()}  # noqa: S704 (our own words)
 
 
 def method_text(method: Mapping[str, Any] | None, locale: str, expiry: bool = False) -> str | None:

@@ -101,9 +101,7 @@ async def _redrawn(request: Request) -> Response:
     """After the doing: the card as it is now; without JavaScript, the tab at that card."""
     subscription_id = request.path_params["subscription_id"]
     if not render.is_partial(request):
-        return render.see_other(
-            request, f"/customers/subscriptions#sub-{render.id_text(subscription_id)}"
-        )
+        return render.see_other(request, f"/customers/subscriptions#sub-{render.id_text(subscription_id)}")
     return await card_piece(request, subscription_id)
 
 

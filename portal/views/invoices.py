@@ -8,7 +8,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from portal import invoices
+from portal import invoices, render
 from portal.gateways.base import Document
 from portal.login import signed_in
 from portal.pdf import NotMade, press
@@ -25,7 +25,7 @@ async def download(request: Request) -> Response:
     if wanted is None:
         raise HTTPException(404)
     if why := invoices.why_not(wanted, request.state.portal):
-        raise HTTPException(404, why)
+        return _none(request, why)
     if request.method == "HEAD":  # nothing is issued for a look
         return Response(media_type="application/pdf", headers=_HEADERS)
     if request.query_params.get("ours") != "1":
@@ -35,6 +35,12 @@ async def download(request: Request) -> Response:
         if theirs:
             return _file(theirs)
     return _file(await _ours(request, wanted))
+
+
+def _none(request: Request, why: str) -> Response:
+    template = "partials/error.html" if render.is_partial(request) else "error.html"
+    heading = _("There is nothing to download")
+    return render.page(request, template, status=404, heading=heading, sentence=why, request_id="")
 
 
 async def _ours(request: Request, wanted: invoices.Asked) -> Document:

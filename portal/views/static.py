@@ -47,7 +47,9 @@ _FILES: dict[tuple[str, str], Callable[[Request], assets.Asset]] = {
 
 def _encoded(asset: assets.Asset, accepted: str) -> tuple[bytes, str | None]:
     wanted = {
-        name.strip().lower() for name, _, q in (part.partition(";") for part in accepted.split(",")) if "q=0" != q.strip()
+        name.strip().lower()
+        for name, _, q in (part.partition(";") for part in accepted.split(","))
+        if q.strip() != "q=0"
     }
     if "br" in wanted:
         return asset.brotli, "br"

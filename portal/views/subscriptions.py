@@ -109,10 +109,15 @@ async def index(request: Request) -> Response:
         ended=tuple(card(one, portal, now) for one in found.ended),
         older=found.older,
         older_ended=found.older_ended,
-        urgent=next((one for one in live if one.state == "past_due" or one.card_expires), None),
+        urgent=_urgent(live),
         mixed=len({one.row.currency for one in (*found.live, *found.ended) if one.row.currency}) > 1,
     )
     return render.tab(request, "subscriptions", page, where=where, only_ended=only_ended)
+
+
+def _urgent(cards: tuple[Card, ...]) -> Card | None:
+    failed = (one for one in cards if one.state == "past_due")
+    return next(failed, None) or next((one for one in cards if one.card_expires), None)
 
 
 async def one_card(request: Request, subscription_id: int) -> Card | None:

@@ -1,11 +1,11 @@
 """`POST /webhooks/{account token}`: proved, stored, answered; nothing else happens here."""
 
-from portal.connect import open_gateway
 from sqlalchemy.exc import DBAPIError
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
 from portal import clock, webhooks, work
+from portal.connect import open_gateway
 from portal.gateways.base import BadSignature, Unavailable
 
 

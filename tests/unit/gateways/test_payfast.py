@@ -3,7 +3,8 @@
 import asyncio
 import hashlib
 import json
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 from unittest.mock import patch
@@ -11,6 +12,9 @@ from urllib.parse import parse_qsl, quote_plus
 
 import httpx2 as httpx
 import pytest
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Route
 
 from portal import clock
 from portal.gateways.base import (
@@ -33,6 +37,7 @@ from portal.gateways.base import (
 from portal.gateways.capabilities import Circumstances, disagreements, facts
 from portal.gateways.payfast import Adapter, api_signature, php_urlencode, read_tokens_csv
 from portal.money import Money
+from seeds.simulators.harness import Harness, Servers
 
 TOKEN = "2afa4575-5628-051a-d0ed-4e071b56a7b0"
 OTHER_TOKEN = "a3b3ae55-ab8b-b388-df23-4e6882b86ce0"
@@ -1253,6 +1258,134 @@ def test_token_stands_in_no_error() -> None:
     with pytest.raises(Declined) as caught:
         asyncio.run(gateway.cancel_now(SUBSCRIPTION, "key"))
     assert TOKEN not in f"{caught.value!r} {vars(caught.value)}"
+
+
+# Over a real connection
+
+
+class Counter(Harness):
+    """One subscription behind a server that computes each signature from what arrived."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.word = "ACTIVE"
+
+    def routes(self) -> list[BaseRoute]:
+        return [
+            Route("/subscriptions/{token}/fetch", self.fetch),
+            Route("/subscriptions/{token}/{what}", self.write, methods=["PUT", "PATCH"]),
+            Route("/transactions/history", self.history),
+            Route("/eng/query/validate", self.validate, methods=["POST"]),
+        ]
+
+    async def signed(self, request: Request) -> bool:
+        sent = {name: request.headers[name] for name in ("merchant-id", "version", "timestamp")}
+        sent |= dict(parse_qsl((await request.body()).decode())) | dict(request.query_params)
+        sent.pop("testing", None)
+        joined = encoded(sorted([*sent.items(), ("passphrase", KEYS["passphrase"])]))
+        return hashlib.md5(joined.encode()).hexdigest() == request.headers["signature"]
+
+    async def fetch(self, request: Request) -> Response:
+        said = make_subscription(status_text=self.word)
+        return await self.answer(request, said)
+
+    async def write(self, request: Request) -> Response:
+        if "content-length" not in request.headers:
+            return Response(status_code=411)
+        if self.word == "CANCELLED":
+            failure = {"code": 400, "status": "failed", "data": {"message": "The status is cancelled"}}
+            return JSONResponse(failure, status_code=400)
+        self.word = {"cancel": "CANCELLED", "pause": "PAUSED"}.get(request.path_params["what"], "ACTIVE")
+        return await self.answer(request, True)
+
+    async def history(self, request: Request) -> Response:
+        text = "\n".join((HEADER, make_row(order="SO 7~é")))
+        return Response(text) if await self.signed(request) else Response(status_code=401)
+
+    async def answer(self, request: Request, said: Any) -> Response:
+        if not await self.signed(request):
+            return JSONResponse({"code": 401, "status": "failed", "data": {}}, status_code=401)
+        return JSONResponse({"code": 200, "status": "success", "data": {"response": said}})
+
+    async def validate(self, request: Request) -> Response:
+        pairs = parse_qsl((await request.body()).decode(), keep_blank_values=True)
+        return Response("VALID" if pairs == make_itn(item_name="Tea~club é") else "INVALID")
+
+
+@pytest.fixture
+def counter() -> Iterator[Counter]:
+    one = Counter()
+    with Servers([one]):
+        yield one
+
+
+def wired(counter: Counter, **credentials: str) -> Adapter:
+    hosts = facts("payfast").hosts
+    addresses = dict.fromkeys((*hosts.calls, *hosts.links), counter.address)
+    return Adapter({**KEYS, **credentials}, addresses=addresses)
+
+
+def test_signature_holds_for_what_arrives_with_and_without_a_body(counter: Counter) -> None:
+    async def trip() -> None:
+        gateway = wired(counter, sandbox="yes")
+        assert (await gateway.pause(SUBSCRIPTION, "key")).subscriptions[0].status == "paused"
+        assert (await gateway.resume(SUBSCRIPTION, "key")).subscriptions[0].status == "active"
+        assert (await gateway.cancel_now(SUBSCRIPTION, "key")).subscriptions[0].status == "cancelled"
+        page = await anext(gateway.backfill())
+        assert page.snapshot.payments[0].order == "SO 7~é"
+        await gateway.aclose()
+
+    asyncio.run(trip())
+    assert [call.headers["content-length"] for call in counter.calls if call.method == "PUT"] == [
+        "8",
+        "0",
+        "0",
+    ]
+
+
+def test_itn_arrives_at_the_server_as_it_was_signed(counter: Counter) -> None:
+    async def trip() -> Snapshot | None:
+        gateway = wired(counter)
+        (event,) = gateway.verify([], signed(make_itn(item_name="Tea~club é")), NOW)
+        try:
+            return await gateway.refetch(event)
+        finally:
+            await gateway.aclose()
+
+    snapshot = asyncio.run(trip())
+    assert snapshot is not None
+    assert snapshot.payments[0].title == "Tea~club é"
+
+
+def test_cancel_that_had_its_effect_without_an_answer_is_unknown_and_is_not_sent_again(
+    counter: Counter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("portal.gateways.http.READ_S", 0.4)
+    counter.fail_next = ["", "timeout_after"]
+
+    async def trip() -> Snapshot:
+        gateway = wired(counter)
+        with pytest.raises(Unavailable) as caught:
+            await gateway.cancel_now(SUBSCRIPTION, "key")
+        assert caught.value.sent
+        try:
+            return await gateway.cancel_now(SUBSCRIPTION, "key")
+        finally:
+            await gateway.aclose()
+
+    assert asyncio.run(trip()).subscriptions[0].status == "cancelled"
+    assert [call.method for call in counter.calls] == ["GET", "PUT", "GET"]
+
+
+def test_token_stands_in_no_log(counter: Counter, caplog: pytest.LogCaptureFixture) -> None:
+    async def trip() -> None:
+        gateway = wired(counter)
+        await gateway.cancel_now(SUBSCRIPTION, "key")
+        await gateway.aclose()
+
+    with caplog.at_level(logging.DEBUG):
+        asyncio.run(trip())
+    assert TOKEN not in caplog.text
 
 
 # Facts

@@ -1,0 +1,352 @@
+"""What happens around every request: id and log, limits of size, whose portal it is, proof of origin, headers,
+compression. Pure ASGI."""
+
+import gzip
+import logging
+import secrets
+import sys
+import time
+from ipaddress import IPv6Address, ip_address
+from typing import Any
+from urllib.parse import urlsplit
+
+import brotli
+import structlog
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from portal import tenancy, texts
+from portal.db import Database
+from portal.settings import Settings
+
+MACHINE = ("/webhooks/", "/health/", "/__demo/", "/internal/", "/api/v1/", "/metrics")
+SAFE = frozenset({"GET", "HEAD"})
+PAGE_BODY, MACHINE_BODY = 64 * 1024, 1024 * 1024
+CSP = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+KNOWN_FOR_S = 5.0  # how long a host's portal is remembered
+_LABEL = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-")
+
+log = structlog.get_logger()
+
+
+def middleware(settings: Settings, database: Database) -> list[Middleware]:
+    """The layers, from the outside in."""
+    return [
+        Middleware(Log, settings=settings),
+        Middleware(SecurityHeaders, secure=settings.secure),
+        Middleware(Compression),
+        Middleware(BodyLimit),
+        Middleware(Tenancy, settings=settings, database=database),
+        Middleware(SameOrigin),
+    ]
+
+
+def configure_logging(settings: Settings) -> None:
+    """One line an event on standard error, as JSON or for people."""
+    last: Any = (
+        structlog.processors.JSONRenderer()
+        if settings.log_format == "json"
+        else structlog.dev.ConsoleRenderer(colors=False)
+    )
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            last,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, force=True)
+
+
+def is_machine(path: str) -> bool:
+    """Whether an address is for machines: it reads neither Host nor cookie."""
+    return path.startswith(MACHINE)
+
+
+class Log:
+    """A request id, and one line when it is answered: the route's pattern, never the address with its secrets."""
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self.app = app
+        self.settings = settings
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        request_id = secrets.token_hex(8)
+        state = scope.setdefault("state", {})
+        state["request_id"] = request_id
+        state["network"] = client_address(scope, self.settings)
+        started = time.perf_counter()
+        status = 500
+
+        async def noting(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)["X-Request-Id"] = request_id
+            await send(message)
+
+        try:
+            await self.app(scope, receive, noting)
+        finally:
+            portal = state.get("portal")
+            log.info(
+                "request",
+                request_id=request_id,
+                portal=portal.slug if portal else None,
+                method=scope["method"],
+                route=_pattern(scope),
+                status=status,
+                ms=round((time.perf_counter() - started) * 1000, 1),
+            )
+
+
+def _pattern(scope: Scope) -> str:
+    """The route's pattern, in which no token stands."""
+    route = scope.get("route")
+    return getattr(route, "path", None) or "-"
+
+
+def client_address(scope: Scope, settings: Settings) -> str:
+    """The network of who asks: the last hop that no proxy of ours is; IPv6 by its /64."""
+    address = scope["client"][0] if scope.get("client") else "0.0.0.0"  # noqa: S104
+    hops = [hop.strip() for hop in Headers(scope=scope).get("x-forwarded-for", "").split(",") if hop.strip()]
+    while hops and _is_ours(address, settings):
+        address = hops.pop()
+    try:
+        found = ip_address(address)
+    except ValueError:
+        return "unknown"
+    if isinstance(found, IPv6Address):
+        return str(IPv6Address(int(found) >> 64 << 64)) + "/64"
+    return str(found)
+
+
+def _is_ours(address: str, settings: Settings) -> bool:
+    try:
+        return any(ip_address(address) in network for network in settings.proxy_networks)
+    except ValueError:
+        return False
+
+
+class BodyLimit:
+    """Cuts a body off while it arrives."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] in SAFE:
+            await self.app(scope, receive, send)
+            return
+        limit = MACHINE_BODY if is_machine(scope["path"]) else PAGE_BODY
+        announced = Headers(scope=scope).get("content-length", "0")
+        if announced.isdigit() and int(announced) > limit:
+            await PlainTextResponse("Too much at once.", 413)(scope, receive, send)
+            return
+        got = 0
+        over = False
+
+        async def counting() -> Message:
+            nonlocal got, over
+            message = await receive()
+            got += len(message.get("body", b""))
+            if got > limit:
+                over = True
+                return {"type": "http.disconnect"}
+            return message
+
+        started = False
+
+        async def guarded(message: Message) -> None:
+            nonlocal started
+            if over and not started:
+                return
+            started = True
+            await send(message)
+
+        try:
+            await self.app(scope, counting, guarded)
+        except Exception:
+            if not over:
+                raise
+        if over and not started:
+            await PlainTextResponse("Too much at once.", 413)(scope, receive, send)
+
+
+class SecurityHeaders:
+    """The headers of every answer; a view may have set a stricter or a special one of its own."""
+
+    def __init__(self, app: ASGIApp, secure: bool) -> None:
+        self.app = app
+        self.fixed = {
+            "Content-Security-Policy": CSP,
+            "X-Content-Type-Options": "nosniff",
+            "Referrer-Policy": "no-referrer",
+            "Cross-Origin-Opener-Policy": "same-origin",
+            "Cross-Origin-Resource-Policy": "same-origin",
+            "Permissions-Policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
+            "Cache-Control": "private, no-store",
+        }
+        if secure:
+            self.fixed["Strict-Transport-Security"] = "max-age=31536000"
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def adding(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in self.fixed.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        await self.app(scope, receive, adding)
+
+
+class Compression:
+    """Brotli or gzip for texts that are worth it and are not compressed yet."""
+
+    TYPES = ("text/", "application/json", "image/svg")
+    LEAST = 500
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        coding = _coding(Headers(scope=scope).get("accept-encoding", ""))
+        start: Message | None = None
+
+        async def squeezing(message: Message) -> None:
+            nonlocal start
+            if message["type"] == "http.response.start":
+                start = message
+                return
+            if start is None:
+                await send(message)
+                return
+            headers = MutableHeaders(scope=start)
+            body = message.get("body", b"")
+            texty = headers.get("content-type", "").startswith(self.TYPES)
+            if texty:
+                headers.add_vary_header("Accept-Encoding")
+            whole = not message.get("more_body", False)
+            if coding and texty and whole and len(body) >= self.LEAST and "content-encoding" not in headers:
+                body = brotli.compress(body, quality=4) if coding == "br" else gzip.compress(body, 5)
+                headers["Content-Encoding"] = coding
+                headers["Content-Length"] = str(len(body))
+                message = {**message, "body": body}
+            await send(start)
+            start = None
+            await send(message)
+
+        await self.app(scope, receive, squeezing)
+
+
+def _coding(accepted: str) -> str | None:
+    offered = {
+        part.split(";")[0].strip() for part in accepted.split(",") if "q=0" not in part.replace(" ", "")
+    }
+    return "br" if "br" in offered else "gzip" if "gzip" in offered else None
+
+
+class Tenancy:
+    """Finds the portal of the Host header, strictly; anything that is not exactly a portal's name is misdirected."""
+
+    def __init__(self, app: ASGIApp, settings: Settings, database: Database) -> None:
+        self.app = app
+        self.settings = settings
+        self.database = database
+        self._known: dict[str, tuple[float, tenancy.PortalView | None]] = {}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or is_machine(scope["path"]):
+            await self.app(scope, receive, send)
+            return
+        hosts = [value for name, value in scope["headers"] if name == b"host"]
+        host = parse_host(hosts[0]) if len(hosts) == 1 else None
+        portal = await self._portal(host) if host else None
+        if portal is None:
+            await PlainTextResponse("No portal answers under this name.", 421)(scope, receive, send)
+            return
+        scope["state"]["portal"] = portal
+        token = texts.locale.set(portal.locale)
+        try:
+            await self.app(scope, receive, send)
+        finally:
+            texts.locale.reset(token)
+
+    async def _portal(self, host: str) -> tenancy.PortalView | None:
+        now = time.monotonic()
+        known = self._known.get(host)
+        if known and known[0] > now:
+            return known[1]
+        found = await self.database.read(tenancy.portal_by_host, host, self.settings.base_domain)
+        if len(self._known) > 10_000:
+            self._known.clear()
+        self._known[host] = (now + KNOWN_FOR_S, found)
+        return found
+
+
+def parse_host(raw: bytes) -> str | None:
+    """The name in a Host header, lower case and without its port; None where it is not exactly a host name."""
+    try:
+        text = raw.decode("ascii").lower()
+    except UnicodeDecodeError:
+        return None
+    name, colon, port = text.partition(":")
+    if colon and not (port.isdigit() and 0 < len(port) <= 5 and 0 < int(port) < 65_536):
+        return None
+    labels = name.split(".")
+    if len(name) > 253 or not all(
+        0 < len(label) <= 63 and set(label) <= _LABEL and label[0] != "-" and label[-1] != "-"
+        for label in labels
+    ):
+        return None
+    return name
+
+
+class SameOrigin:
+    """Whatever is not safe must come from our own pages: by Sec-Fetch-Site, else by Origin; with neither, refused."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if (
+            scope["type"] != "http"
+            or scope["method"] in SAFE
+            or is_machine(scope["path"])
+            or scope["path"].startswith("/customers/return/")
+            or _is_same_origin(Headers(scope=scope))
+        ):
+            await self.app(scope, receive, send)
+            return
+        from portal.views import errors
+
+        request = Request(scope, receive)
+        await errors.cross_site(request)(scope, receive, send)
+
+
+def _is_same_origin(headers: Headers) -> bool:
+    site = headers.getlist("sec-fetch-site")
+    if site:
+        return site == ["same-origin"]
+    origin = headers.getlist("origin")
+    if len(origin) != 1:
+        return False
+    return urlsplit(origin[0]).netloc.lower() == headers.get("host", "").lower() and origin[0].startswith(
+        "http"
+    )
