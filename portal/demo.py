@@ -3,6 +3,7 @@
 import json
 import pickle
 import secrets
+import socket
 import sys
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -10,7 +11,7 @@ from email import message_from_bytes
 from email.message import EmailMessage
 from email.policy import default
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from sqlalchemy import insert
 from sqlalchemy.orm import Session
@@ -87,19 +88,20 @@ class Mailbox:
         from aiosmtpd.controller import Controller
 
         self.mails: list[Mail] = []
-        self._controller = Controller(self, hostname="127.0.0.1", port=0)
-        self.port = 0
+        with socket.socket() as probe:  # the controller can't choose a free port itself
+            probe.bind(("127.0.0.1", 0))
+            self.port: int = probe.getsockname()[1]
+        self._controller = Controller(self, hostname="127.0.0.1", port=self.port)
 
     def __enter__(self) -> "Mailbox":
         self._controller.start()
-        self.port = self._controller.server.sockets[0].getsockname()[1]
         return self
 
     def __exit__(self, *_: object) -> None:
         self._controller.stop()
 
     async def handle_DATA(self, _server: Any, _session: Any, envelope: Any) -> str:
-        message = cast(EmailMessage, message_from_bytes(envelope.content, policy=default))
+        message = message_from_bytes(envelope.content, policy=default)
         text = _part(message, "plain")
         self.mails.append(
             Mail(

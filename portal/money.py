@@ -1,5 +1,6 @@
 """Amounts of money: whole minor units with their currency, and the only place that turns them into text."""
 
+from copy import copy
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from functools import lru_cache
@@ -114,7 +115,6 @@ def money_text(minor: int, currency: str, locale: str = "en", with_code: bool = 
         Locale.parse(locale, sep="-"),
         currency=currency,
         currency_digits=False,
-        force_frac=(digits, digits),
     ).replace(" ", "\u00a0")
     if symbol[-1:].isalpha() and text.startswith(symbol):  # "KWD 12.500", but "R24.00" where R is the symbol
         space = "" if len(symbol) == 1 else "\u00a0"
@@ -129,5 +129,6 @@ def money_text(minor: int, currency: str, locale: str = "en", with_code: bool = 
 @lru_cache(maxsize=1024)
 def _pattern(currency: str, locale: str) -> tuple[NumberPattern, str]:
     parsed = Locale.parse(locale, sep="-")
-    standard = parsed.currency_formats["standard"]
-    return parse_pattern(standard), get_currency_symbol(currency, locale=parsed)
+    standard = copy(parse_pattern(parsed.currency_formats["standard"]))  # the locale's own stays as it is
+    standard.frac_prec = (exponent(currency), exponent(currency))
+    return standard, get_currency_symbol(currency, locale=parsed)

@@ -24,7 +24,19 @@ register_url_convertor("id", IdConvertor())
 
 
 def routes() -> list[BaseRoute]:
-    from portal.views import login, orders, payments, static, subscriptions, upcoming
+    from portal.views import (
+        actions,
+        demo,
+        health,
+        invoices,
+        login,
+        orders,
+        payments,
+        static,
+        subscriptions,
+        upcoming,
+        webhooks,
+    )
 
     public = [
         Route("/", login.root, name="root"),
@@ -34,6 +46,9 @@ def routes() -> list[BaseRoute]:
         Route("/customers/login/code", login.redeem_code, methods=["POST"], name="redeem_code"),
         Route("/customers/login/{token}", login.link, methods=["GET", "HEAD"], name="link"),
         Route("/customers/login/{token}", login.redeem_link, methods=["POST"], name="redeem_link"),
+        Route(
+            "/customers/return/{state}", actions.come_back, methods=["GET", "POST", "HEAD"], name="come_back"
+        ),
     ]
     files = [
         Route("/customers/static/{name}", static.file, name="static"),
@@ -43,6 +58,13 @@ def routes() -> list[BaseRoute]:
         Route("/customers/orders", orders.index, name="orders"),
         Route("/customers/orders/{order_id:id}", orders.show, name="order"),
         Route("/customers/subscriptions", subscriptions.index, name="subscriptions"),
+        Route("/customers/subscriptions/{subscription_id:id}/card", actions.card, name="card"),
+        Route("/customers/subscriptions/{subscription_id:id}/{step}", actions.step, name="step"),
+        Route(
+            "/customers/subscriptions/{subscription_id:id}/{step}", actions.act, methods=["POST"], name="act"
+        ),
+        Route("/customers/leave/{sealed}", actions.leave, methods=["GET"], name="leave"),
+        Route("/customers/invoices/{payment_id:id}", invoices.download, name="invoice"),
         Route("/customers/upcoming", upcoming.index, name="upcoming"),
         Route("/customers/upcoming.ics", upcoming.calendar, name="calendar"),
         Route("/customers/payments", payments.index, name="payments"),
@@ -50,4 +72,15 @@ def routes() -> list[BaseRoute]:
         Route("/customers/sessions/end", login.sign_out_everywhere, methods=["POST"], name="end_sessions"),
         Route("/customers/logout", login.sign_out, methods=["POST"], name="sign_out"),
     ]
-    return [*public, *files, *customer]
+    machine = [
+        Route("/webhooks/{token}", webhooks.receive, methods=["POST"], name="webhook"),
+        Route("/health/live", health.live, name="live"),
+        Route("/health/ready", health.ready, name="ready"),
+        Route("/__demo/mailbox", demo.mailbox, name="demo_mailbox"),
+        Route("/__demo/mailbox.json", demo.mailbox_json, name="demo_mailbox_json"),
+        Route("/__demo/mailbox/{number:int}.html", demo.mail_html, name="demo_mail"),
+        Route("/__demo/reset", demo.reset, methods=["POST"], name="demo_reset"),
+        Route("/__demo/clock", demo.set_clock, methods=["POST"], name="demo_clock"),
+        Route("/__demo/simulators/{name}/switch", demo.switch, methods=["POST"], name="demo_switch"),
+    ]
+    return [*public, *files, *customer, *machine]

@@ -36,6 +36,7 @@ REASONS = [
     "Something went wrong with it",
     "Another reason",
 ]
+PAYFAST_NUMBERS = {"Acme South Africa": "10000100", "Kora debit": "10000200"}
 PAYFAST = ("10000100", "46f0cd694581a")  # the sandbox account that everybody uses
 
 
@@ -80,13 +81,12 @@ def deliveries(
 ) -> list[tuple[models.Account, list[tuple[list[tuple[str, str]], bytes]]]]:
     """The notices that a processor without lists has sent in the past, as headers and body, account by account."""
     payfast: Any = simulators["payfast"]
-    found = []
-    for account in accounts:
-        if account.processor == "payfast":
-            bodies = [body for url, body in payfast.itns if url.endswith(f"/{account.token}")]
-            headers = [("Content-Type", "application/x-www-form-urlencoded")]
-            found.append((account, [(headers, body) for body in bodies]))
-    return found
+    return [
+        (account, payfast.account(number).deliveries())
+        for account in accounts
+        if account.processor == "payfast"
+        for number in [PAYFAST_NUMBERS[account.label]]
+    ]
 
 
 def _portals(db: Session, vault: Vault) -> list[models.Account]:
@@ -341,7 +341,9 @@ def _payfast_acme(shop: Any, now: datetime) -> None:
     paused = shop.subscription(
         "emil@example.com", "Emil", "Eze", 25000, 3, "Espresso club", _days(now, 50), m_payment_id="EC-3"
     )
-    shop.pause(paused)
+    gap = shop.get(paused)
+    gap.state, gap.paused_from = "paused", gap.run_on
+    gap.run(gap.after(gap.run_on, 2))
     shop.subscription(
         "emil@example.com",
         "Emil",

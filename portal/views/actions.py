@@ -79,7 +79,7 @@ async def act(request: Request) -> Response:
             request.state.portal,
             request.state.customer.id,
             request.path_params["subscription_id"],
-            keys[wish],  # type: ignore[index]
+            keys[wish],
             params,
         )
     except LookupError:

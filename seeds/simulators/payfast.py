@@ -683,6 +683,7 @@ class Merchant:
 # The API
 
 
+NOBODY = Account("", "", "", None, sandbox=False)
 LIMITED = "Signature rate limit reached, please try again in a few minute"
 
 
@@ -740,9 +741,9 @@ def _answer(
         if not found:
             raise Refusal(404, "Service / endpoint not found")
         operation, match = next(pair for pair in found if pair[0].method == request.method)
-        if operation.answer is ping:
-            return ping(simulator, Ask(Account("", "", "", None, False), "", fields, query))
-        account = authenticate(simulator, request, query, fields)
+        if request.scope.get("limited"):
+            raise Refusal(429, LIMITED)
+        account = authenticate(simulator, request, query, fields) if operation.signed else NOBODY
         habits = account.habits
         subject = match.groupdict().get("subject", "")
         return operation.answer(simulator, Ask(account, subject, fields, query))
@@ -795,7 +796,7 @@ def authenticate(
     if account is None or account.sandbox != testing:
         raise Refusal(401, "Merchant not found")
     until = account.habits.limited_until
-    if request.scope.get("limited") or (until and simulator.now() < until):
+    if until and simulator.now() < until:
         raise Refusal(429, LIMITED)
     if account.habits.refuses_origin:
         raise Refusal(401, "Request origin could not be verified")
@@ -1151,14 +1152,17 @@ class Operation:
     method: str
     path: re.Pattern[str]
     answer: Callable[[Simulator, Ask], Response]
+    signed: bool = True
 
 
-def _operation(method: str, path: str, answer: Callable[[Simulator, Ask], Response]) -> Operation:
-    return Operation(method, re.compile(path.replace("{}", "(?P<subject>[^/]+)")), answer)
+def _operation(
+    method: str, path: str, answer: Callable[[Simulator, Ask], Response], signed: bool = True
+) -> Operation:
+    return Operation(method, re.compile(path.replace("{}", "(?P<subject>[^/]+)")), answer, signed)
 
 
 OPERATIONS = (
-    _operation("GET", "/ping", ping),
+    _operation("GET", "/ping", ping, signed=False),
     _operation("GET", "/subscriptions/{}/fetch", fetch),
     _operation("PUT", "/subscriptions/{}/cancel", cancel),
     _operation("PUT", "/subscriptions/{}/pause", pause),

@@ -1,0 +1,292 @@
+"""The way to Stripe: the official SDK over a transport of ours, tries, time-outs, idempotency keys and errors."""
+
+import asyncio
+import logging
+import re
+import threading
+import time
+from collections.abc import AsyncIterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urljoin
+
+import httpx2 as httpx
+
+from portal.gateways.base import Declined, Gateway, GatewayError, Gone, Unavailable
+from portal.gateways.capabilities import facts
+from portal.gateways.http import CONNECT_S, PATIENT_S, READ_S, TOTAL_S, breaker
+
+if TYPE_CHECKING:
+    import stripe
+
+Json = dict[str, Any]
+
+API, VERSION = "api.stripe.com", "2026-10-28.endive"
+RATE_LIMIT_REST_S, LOCK_REST_S = 2.0, 2.0
+MAX_FILE = 20 * 1024 * 1024
+NEXT_KEYS = ("", "-b", "-c", "-d")  # what follows a key whose answer Stripe keeps as a 500
+
+# Threads of its own, so that a slow Stripe holds up nobody else's.
+_callers = ThreadPoolExecutor(16, thread_name_prefix="stripe")
+
+
+@dataclass
+class Refusal(Exception):
+    """What came instead of an object: Stripe's error, or no answer at all (status 0)."""
+
+    status: int = 0
+    error: Json = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    reached: bool = True
+
+    @property
+    def worth_another_try(self) -> bool:
+        said = self.headers.get("stripe-should-retry")
+        if said in ("true", "false"):
+            return said == "true"
+        return self.status in (0, 409) or self.status >= 500
+
+    @property
+    def replayed(self) -> bool:
+        """A saved failure, given again. Without the header (its absence is UNVERIFIED) nothing is assumed."""
+        return self.status >= 500 and self.headers.get("idempotent-replayed") == "true"
+
+
+class Wire:
+    """Calls for one gateway. What comes back is plain JSON; what goes wrong is one of the five errors."""
+
+    def __init__(self, gateway: Gateway, key: str) -> None:
+        self._gateway = gateway
+        self._key = key
+        self._base = gateway.base(API)
+        self._total = PATIENT_S if gateway.patient else TOTAL_S
+        self._sdk: stripe.StripeClient | None = None
+        self._http: httpx.Client | None = None
+        self._making = threading.Lock()
+
+    async def aclose(self) -> None:
+        if self._http is not None:
+            await asyncio.get_running_loop().run_in_executor(_callers, self._http.close)
+
+    async def all(self, path: str, **params: Any) -> AsyncIterator[Json]:
+        """All rows of a list, newest first."""
+        after: str | None = None
+        while True:
+            page = await self.read(path, limit=100, starting_after=after, **params)
+            rows = _rows(page)
+            for row in rows:
+                yield row
+            if not rows or not page.get("has_more"):
+                return
+            after = rows[-1]["id"]
+
+    async def read(self, path: str, method: str = "get", **params: Any) -> Json:
+        """A call without effect: tried twice more where Stripe does not advise against it, in the time of one."""
+        end = time.monotonic() + self._total
+        for wait in (0.2, 0.4, 0.0):
+            try:
+                return await self.send(method, path, params, within=end - time.monotonic())
+            except Refusal as refusal:
+                if not wait or not refusal.worth_another_try or time.monotonic() + wait >= end:
+                    raise error_of(refusal, writes=False) from refusal
+            await asyncio.sleep(wait)
+        raise AssertionError("unreachable")
+
+    async def write(self, method: str, path: str, key: str, **params: Any) -> Json:
+        """A call with an effect, sent once. A failure that Stripe only repeats from its memory counts for nothing:
+        our look just before saw no effect of it, so the key after it is used."""
+        for suffix in NEXT_KEYS:
+            try:
+                return await self.send(method, path, params, key + suffix)
+            except Refusal as refusal:
+                if not refusal.replayed or suffix == NEXT_KEYS[-1]:
+                    raise error_of(refusal, writes=True) from refusal
+        raise AssertionError("unreachable")
+
+    async def send(
+        self, method: str, path: str, params: Json, key: str | None = None, within: float | None = None
+    ) -> Json:
+        guard = breaker("stripe", self._base)
+        guard.guard()
+        given = {name: value for name, value in params.items() if value is not None and value != []}
+        if key:
+            given["idempotency_key"] = key
+        try:
+            async with asyncio.timeout(self._total if within is None else within):
+                answer = await asyncio.get_running_loop().run_in_executor(
+                    _callers, self._in_thread, method, path, given
+                )
+        except TimeoutError:
+            guard.record(False)
+            raise Refusal() from None
+        except Refusal as refusal:
+            guard.record(0 < refusal.status < 500)
+            raise
+        guard.record(True)
+        return answer
+
+    def _in_thread(self, method: str, path: str, params: Json) -> Json:
+        import stripe
+
+        try:
+            answer = self._client().raw_request(method, path, **params).data
+        except stripe.StripeError as error:
+            said = (error.json_body or {}).get("error") if isinstance(error.json_body, dict) else None
+            reached = not isinstance(error.__cause__, httpx.ConnectError | httpx.ConnectTimeout)
+            raise Refusal(
+                error.http_status or 0, said if isinstance(said, dict) else {}, error.headers or {}, reached
+            ) from error
+        if not isinstance(answer, dict):
+            raise Refusal(502)
+        return answer
+
+    def _client(self) -> "stripe.StripeClient":
+        """The SDK's client over our transport; importing the SDK takes a third of a second, so it is done here."""
+        import stripe
+
+        with self._making:
+            if self._sdk is None:
+                # Its lines hold whole addresses, and so e-mails.
+                logging.getLogger("stripe").setLevel(logging.WARNING)
+                read = self._total if self._gateway.patient else READ_S
+                timeout = httpx.Timeout(read, connect=CONNECT_S)
+                self._http = httpx.Client(timeout=timeout, trust_env=False, follow_redirects=False)
+                here = self._base
+                self._sdk = stripe.StripeClient(
+                    self._key,
+                    stripe_version=VERSION,
+                    base_addresses={"api": here, "files": here, "connect": here, "meter_events": here},
+                    max_network_retries=0,
+                    http_client=_transport(self._http, self._total),
+                )
+            return self._sdk
+
+    async def file(self, url: str) -> bytes:
+        """A PDF of Stripe's, from its own hosts only, redirects included."""
+        timeout = httpx.Timeout(READ_S, connect=CONNECT_S)
+        try:
+            async with (
+                asyncio.timeout(self._total),
+                httpx.AsyncClient(timeout=timeout, trust_env=False, follow_redirects=False) as client,
+            ):
+                for _ in range(3):
+                    if not facts("stripe").allows_link(url, self._gateway.addresses):
+                        raise _no_file("its address leads away from Stripe's own hosts")
+                    async with client.stream("GET", url) as answer:
+                        if not answer.is_redirect:
+                            return await _pdf(answer)
+                        url = urljoin(url, answer.headers.get("location", ""))
+        except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as error:
+            raise _no_file(type(error).__name__) from error
+        raise _no_file("it is redirected again and again")
+
+
+def _transport(client: httpx.Client, total: float) -> "stripe.HTTPClient":
+    """The SDK's way to the network: fixed time-outs, no proxy of the environment, no redirects."""
+    import stripe
+
+    class Transport(stripe.HTTPClient):
+        name = "portal"
+
+        def request(
+            self,
+            method: str,
+            url: str,
+            headers: Mapping[str, str] | None,
+            post_data: Any = None,
+            *,
+            _usage: list[str] | None = None,
+        ) -> tuple[str, int, Mapping[str, str]]:
+            end = time.monotonic() + total
+            received = bytearray()
+            try:
+                with client.stream(
+                    method, url, headers=dict(headers or {}), content=post_data or None
+                ) as answer:
+                    for chunk in answer.iter_bytes():
+                        received += chunk
+                        if time.monotonic() > end:
+                            raise httpx.ReadTimeout("too slow as a whole")
+            except (httpx.HTTPError, httpx.InvalidURL) as error:
+                raise stripe.APIConnectionError(type(error).__name__) from error  # type: ignore[no-untyped-call]
+            return received.decode("utf-8", "replace"), answer.status_code, answer.headers
+
+        def close(self) -> None:
+            client.close()
+
+    return Transport()
+
+
+def error_of(refusal: Refusal, writes: bool) -> GatewayError:
+    """Stripe's answer as one of ours. Only where it surely had no effect does the sentence say so."""
+    said = refusal.error
+    code, status = str(said.get("code") or ""), refusal.status
+    hint = _hint(refusal)
+    if code == "lock_timeout" or status == 409:
+        return Unavailable("Stripe is busy with this at the moment. Nothing was changed.", hint, LOCK_REST_S)
+    if status == 429 or code == "rate_limit":
+        rest = _seconds(refusal.headers.get("retry-after"))
+        return Unavailable("Stripe is busy at the moment. Nothing was changed.", hint, rest)
+    if said.get("type") == "idempotency_error":
+        return Unavailable("It was sent to Stripe before; we are looking how it stands.", hint, sent=True)
+    if status in (401, 403):
+        return Unavailable("This shop's connection to Stripe needs attention. Nothing was changed.", hint)
+    if status == 402:
+        sentence = str(said.get("message") or "The payment was declined.")
+        return Declined(sentence, hint, str(said.get("decline_code") or code or "card_declined"))
+    if status == 404 or code == "resource_missing":
+        return Gone("Stripe does not know this any more.", hint)
+    if 400 <= status < 500:
+        return Declined("Stripe did not accept this. Nothing was changed.", hint, code)
+    sent = writes and refusal.reached
+    rest_of_it = "We can't say yet whether this went through." if sent else "Nothing was changed."
+    return Unavailable(f"Stripe does not answer at the moment. {rest_of_it}", hint, sent=sent)
+
+
+def _hint(refusal: Refusal) -> str:
+    """For the merchant, in Stripe's words; a key in them is cut out."""
+    if refusal.status == 0:
+        return "No answer from Stripe." if refusal.reached else "Stripe could not be reached."
+    message = re.sub(r"\b([sr]k_(?:live|test)_)\S+", r"\1…", str(refusal.error.get("message") or ""))
+    if refusal.status == 401:
+        return f"Stripe refuses the key: {message}"
+    if refusal.status == 403:
+        missing = permission_of(refusal)
+        wanted = f"Give the restricted key the permission {missing}. " if missing else ""
+        return f"{wanted}Stripe says: {message}"
+    request = refusal.headers.get("request-id")
+    return f"Stripe answered {refusal.status}: {message}" + (f" ({request})" if request else "")
+
+
+def permission_of(refusal: Refusal) -> str | None:
+    found = re.search(r"\brak_[a-z0-9_]+", str(refusal.error.get("message") or ""))
+    return found[0] if found else None
+
+
+def _seconds(text: str | None) -> float:
+    return float(text) if text and re.fullmatch(r"[0-9]{1,4}", text) else RATE_LIMIT_REST_S
+
+
+def _no_file(why: str) -> Unavailable:
+    return Unavailable(
+        "Stripe's document can't be had at the moment.", f"The invoice's file was not read: {why}."
+    )
+
+
+async def _pdf(answer: httpx.Response) -> bytes:
+    if answer.status_code != 200:
+        raise _no_file(f"it was answered {answer.status_code}")
+    content = bytearray()
+    async for chunk in answer.aiter_bytes():
+        content += chunk
+        if len(content) > MAX_FILE:
+            raise _no_file("it is larger than 20 MB")
+    if not content.startswith(b"%PDF-"):
+        raise _no_file("it is no PDF")
+    return bytes(content)
+
+
+def _rows(page: Json) -> list[Json]:
+    rows = page.get("data")
+    return rows if isinstance(rows, list) else []

@@ -1,0 +1,115 @@
+"""The benchmarks run, and measure what they say."""
+
+import asyncio
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench import tabs, weight
+from tests.postgres import programs
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("db", ["sqlite", "postgresql"])
+def test_tabs_runs_small(db: str) -> None:
+    if db == "postgresql" and programs() is None:
+        pytest.skip("no PostgreSQL here")
+    command = "-m bench.tabs --rows 2000 --rounds 2 --requests 60 --without-django --json --db"
+    done = subprocess.run(
+        [sys.executable, *command.split(), db], cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert set(found) == {db}
+    measured = found[db]
+    assert measured["rows"] == 2000
+    assert measured["bare_cpu_us"] > 0
+    assert measured["tab_cpu_us"] > 0
+    assert measured["vs_bare"] == pytest.approx(measured["tab_cpu_us"] / measured["bare_cpu_us"], abs=0.02)
+    assert 0 < measured["p50_ms"] <= measured["p99_ms"]
+
+
+def test_cpu_time_of_children_is_counted() -> None:
+    burn = "import time\nend = time.process_time() + 0.4\nwhile time.process_time() < end: pass\nprint(flush=True)\n"
+    parent = f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {burn + 'time.sleep(60)'!r}])"
+    with subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE) as process:
+        served = tabs.Served("burner", 0, process, [])
+        assert process.stdout is not None
+        process.stdout.readline()
+        children = [pid for pid in tabs._family(process.pid) if pid != process.pid]
+        spent = served.cpu_us()
+        process.kill()
+        for pid in children:
+            subprocess.run(["kill", str(pid)], check=True)
+    assert len(children) == 1
+    assert spent > 350_000
+
+
+def test_an_answer_that_is_no_page_stops_the_measuring() -> None:
+    async def story() -> None:
+        async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 303 See Other\r\nContent-Length: 0\r\n\r\n")
+            await writer.drain()
+            writer.close()
+
+        server = await asyncio.start_server(refuse, "127.0.0.1", 0)
+        async with server:
+            connection = tabs.Connection(server.sockets[0].getsockname()[1])
+            try:
+                await connection.ask(b"GET / HTTP/1.1\r\n\r\n")
+            finally:
+                connection.close()
+
+    with pytest.raises(RuntimeError, match="303"):
+        asyncio.run(story())
+
+
+def test_words_of_a_page_are_compared_without_its_tags() -> None:
+    one = b'<h1 id="a">Your  orders</h1>\n<p>Tea &amp; more</p>'
+    other = b"<h1>Your orders</h1><p>Tea &#38; more</p>"
+    assert tabs.visible_text(one) == tabs.visible_text(other) == "Your orders Tea & more"
+
+
+LIGHT = {
+    "document_bytes": 5000,
+    "bytes_total": 20_000,
+    "stylesheet_bytes": 4000,
+    "script_bytes": 15_000,
+    "requests": 4,
+    "third_party": 0,
+    "cls": 0.0,
+    "fcp_ms": 800.0,
+}
+SIGN_IN = {**LIGHT, "bytes_total": 5000, "requests": 2}
+
+
+def weighed(**heavier: float) -> dict[str, object]:
+    pages = {"sign_in": SIGN_IN, **{tab: dict(LIGHT) for tab in weight.TABS}}
+    pages["payments"] = {**LIGHT, **heavier}
+    return {"pages": pages, "next_tab_bytes": {"subscriptions": 2000, "upcoming": 1500, "payments": 3000}}
+
+
+def test_pages_within_the_limits_pass() -> None:
+    assert [limit.what for limit in weight.check(weighed()) if not limit.held] == []
+
+
+@pytest.mark.parametrize(
+    ("figure", "value", "broken"),
+    [
+        ("document_bytes", 6145, "document of a tab"),
+        ("bytes_total", 20_481, "first visit"),
+        ("stylesheet_bytes", 4097, "stylesheet"),
+        ("script_bytes", 16_385, "script"),
+        ("requests", 5, "first visit, with the logo"),
+        ("third_party", 1, "third parties"),
+        ("cls", 0.01, "layout shift"),
+        ("fcp_ms", 1001, "first paint on slow 4G"),
+    ],
+)
+def test_one_page_past_a_limit_is_enough_to_fail(figure: str, value: float, broken: str) -> None:
+    assert [limit.what for limit in weight.check(weighed(**{figure: value})) if not limit.held] == [broken]
