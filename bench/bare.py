@@ -39,6 +39,7 @@ def orders(request: Request) -> Response:
     )
     older = str(queries.Cursor(rows[-1].placed_at, rows[-1].id)) if len(found) > queries.PAGE else None
     mixed = len({row.currency for row in rows if row.currency}) > 1
+    page = queries.OrdersPage(rows, older, mixed)
     html = TEMPLATE.render(
         request=request,
         portal=PORTAL,
@@ -46,7 +47,7 @@ def orders(request: Request) -> Response:
         format=FORMAT,
         tab="orders",
         body="partials/orders.html",
-        page=queries.OrdersPage(rows, older, mixed),
+        page=page,
         where=Where(None),
         title=None,
         partial=False,

@@ -40,7 +40,8 @@ log = structlog.get_logger()
 
 Kind = Literal["invoice", "receipt"]
 RECEIPT_PREFIX = "REC-"
-LINES = 300  # more than these are summed up in one
+LINES = 200  # more than these are summed up in one
+LETTERS = 200  # of one text; a name that fills a page is no name
 LETTER = frozenset(["US", "CA", "MX", "PH", "PR", "CL", "CO", "CR", "DO", "GT", "HN", "NI", "PA", "SV", "VE"])
 _CSS = Path(__file__).parent / "static" / "invoice.css"
 _UNSEEN = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]+")
@@ -361,7 +362,7 @@ def _added_up(lines: list[dict[str, Any]], total: int, tax: int, discount: int, 
 def _clean(value: Any) -> Any:
     """Texts without signs that cannot be seen or that turn the reading direction, and none without end."""
     if isinstance(value, str):
-        return _UNSEEN.sub(" ", value.replace("\r\n", "\n"))[:1000].strip()
+        return _UNSEEN.sub(" ", value.replace("\r\n", "\n"))[:LETTERS].strip()
     if isinstance(value, dict):
         return {name: _clean(inner) for name, inner in value.items()}
     if isinstance(value, list | tuple):

@@ -3,22 +3,25 @@
 import functools
 import hashlib
 import hmac
+import re
 import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Literal
-from urllib.parse import quote, unquote, urlsplit
+from typing import Any, Literal
+from urllib.parse import quote, urlsplit
 
 from sqlalchemy import bindparam, delete, func, select, update
 from sqlalchemy.orm import Session
 from sqlmodel import col
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import Match
 
-from portal import clock, models, render, sync
+from portal import clock, models, sync
 from portal.ids import new_id
 from portal.settings import Settings
+from portal.texts import gettext as _
 
 LINK_LIFE = timedelta(minutes=10)
 TRIES = 5
@@ -26,12 +29,13 @@ IDLE, ABSOLUTE = timedelta(hours=1), timedelta(hours=24)
 SEEN_EVERY = timedelta(minutes=5)
 PER_ADDRESS = ((timedelta(minutes=15), 3), (timedelta(days=1), 10))
 PER_NETWORK = (timedelta(minutes=15), 20)
-LINKS_SIDE_BY_SIDE = 3
+LIVE_ASKS = (
+    20  # of one browser and one address that a code is compared with; three of them are mailed at most
+)
+KEEP_ASKS = timedelta(days=2)  # longer than the longest limit looks back
 HOME = "/customers/orders"
-ALPHABET = "23456789ABCDEFGHJKLMNPQRSTUVWXYZ"  # 32 letters and digits, none to be taken for another
-_READ_AS = str.maketrans(
-    {"0": "O", "1": "L", "I": "L"}
-)  # how a look-alike is meant; O is none of ours either
+ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # 32 signs; whatever looks like one of them is read as it
+_READ_AS = str.maketrans("OIL", "011")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,17 +50,15 @@ class SignedIn:
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """One ask for a mail, as the sign-in pages need to know it."""
+    """The last ask of a browser, as its pages need to know it. `address` is masked where nobody typed it here."""
 
-    id: int
-    email: str
+    address: str
     created_at: datetime
-    user_agent: str
-    browser_hash: str
     next_path: str
+    left: int  # tries of its code
 
 
-Trouble = Literal["expired", "used", "foreign"]
+Trouble = Literal["expired", "used", "foreign", "unknown", "malformed"]
 
 
 # Asking
@@ -71,6 +73,7 @@ def ask(
     network: str,
     next_path: str,
     now: datetime,
+    typed: bool = True,
 ) -> int:
     """Write down that somebody typed an address. The same statements whoever it is; a worker finds out."""
     request_id = new_id()
@@ -83,24 +86,46 @@ def ask(
             user_agent=user_agent[:200],
             network=network[:60],
             next_path=safe_next(next_path),
+            typed=typed,
             created_at=now,
             expires_at=now + LINK_LIFE,
         )
     )
     db.flush()
-    sync.insert_once(
-        db,
-        models.Job.__table__,  # type: ignore[attr-defined]
-        {
-            "id": new_id(),
-            "kind": "login_mail",
-            "payload": {"request": request_id},
-            "run_at": now,
-            "created_at": now,
-            "attempts": 0,
-        },
-    )
+    _queue(db, "login_mail", {"request": request_id}, now)
     return request_id
+
+
+def _queue(db: Session, kind: str, payload: dict[str, Any], now: datetime) -> None:
+    job = models.Job.__table__  # type: ignore[attr-defined]
+    values = {"kind": kind, "payload": payload, "run_at": now, "created_at": now, "attempts": 0}
+    sync.insert_once(db, job, {"id": new_id(), **values})
+
+
+def ask_again(
+    db: Session, portal_id: int, token: str, browser: str, user_agent: str, network: str, now: datetime
+) -> int | None:
+    """Another mail to the address of an old link, which stands in no page; None where the link is none of ours."""
+    request, row = models.LoginRequest, models.LoginToken
+    old = db.execute(
+        select(request)
+        .join(row, col(row.request_id) == col(request.id))
+        .where(col(row.token_hash) == digest(token), col(row.portal_id) == portal_id)
+    ).scalar_one_or_none()
+    if old is None:
+        return None
+    return ask(db, portal_id, old.email, browser, user_agent, network, old.next_path, now, typed=False)
+
+
+def resend(
+    db: Session, portal_id: int, browser: str, user_agent: str, network: str, now: datetime
+) -> int | None:
+    """The last ask of this browser once more; None where it has not asked of late."""
+    old = _newest(db, portal_id, browser, now - KEEP_ASKS)
+    if old is None:
+        return None
+    typed = old.typed
+    return ask(db, portal_id, old.email, browser, user_agent, network, old.next_path, now, typed=typed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,16 +141,19 @@ class Prepared:
 
 
 def prepare_mail(db: Session, request_id: int, secret: str, now: datetime) -> Prepared | None:
-    """Decide whether an ask gets a mail, and make its link and code; None where nothing is to be sent."""
+    """Decide whether an ask gets a mail, and make its link and code; None where nothing is to be sent.
+
+    To be called by the worker only: what it does takes another time for a customer than for a stranger.
+    """
     asked = db.get(models.LoginRequest, request_id)
-    if asked is None or asked.expires_at <= now or _over_limit(db, asked):
+    if asked is None or asked.expires_at <= now:
         return None
     customer = db.execute(
-        select(models.Customer).where(
-            col(models.Customer.portal_id) == asked.portal_id, col(models.Customer.email) == asked.email
-        )
+        select(models.Customer)
+        .where(col(models.Customer.portal_id) == asked.portal_id, col(models.Customer.email) == asked.email)
+        .with_for_update()  # two workers would both see the last mail that is still allowed
     ).scalar_one_or_none()
-    if customer is None:
+    if customer is None or _over_limit(db, asked):
         return None
     token = secrets.token_urlsafe(32)
     code = "".join(secrets.choice(ALPHABET) for _ in range(6))
@@ -144,7 +172,10 @@ def prepare_mail(db: Session, request_id: int, secret: str, now: datetime) -> Pr
 
 
 def _over_limit(db: Session, asked: models.LoginRequest) -> bool:
-    """Too many mails to this address, or asks from this network, before this one; the page never shows it."""
+    """Too many mails to this address, or asks from this network, before this one; the page never shows it.
+
+    Of a network, asks are counted and not mails: else one could count who is a customer by what still reaches oneself.
+    """
     request = models.LoginRequest
     earlier = [col(request.portal_id) == asked.portal_id, col(request.id) != asked.id]
     for span, most in PER_ADDRESS:
@@ -178,48 +209,50 @@ def _over_limit(db: Session, asked: models.LoginRequest) -> bool:
 class LinkView:
     """What the page of a link says before anything is done."""
 
-    masked: str
+    email: str  # never shown whole: `masked`
     asked_at: datetime
     user_agent: str
     same_browser: bool
+
+    @property
+    def masked(self) -> str:
+        return masked(self.email)
 
 
 def look_at_link(
     db: Session, portal_id: int, token: str, browser: str | None, now: datetime
 ) -> LinkView | Trouble:
-    """What a link leads to; changes nothing."""
+    """What a link leads to, or what is wrong with it; changes nothing."""
+    if not _TOKEN.fullmatch(token):
+        return "malformed"
+    request, row = models.LoginRequest, models.LoginToken
     found = db.execute(
-        select(models.LoginToken, models.LoginRequest)
-        .join(models.LoginRequest, col(models.LoginRequest.id) == col(models.LoginToken.request_id))
-        .where(
-            col(models.LoginToken.token_hash) == digest(token), col(models.LoginToken.portal_id) == portal_id
+        select(
+            col(row.portal_id),
+            col(row.purpose),
+            col(row.email),
+            col(row.used_at),
+            col(row.expires_at),
+            col(request.created_at),
+            col(request.user_agent),
+            col(request.browser_hash),
         )
+        .join(request, col(request.id) == col(row.request_id))
+        .where(col(row.token_hash) == digest(token))
     ).one_or_none()
     if found is None:
+        return "unknown"
+    if found.portal_id != portal_id or found.purpose != "customer":
         return "foreign"
-    row, asked = found
-    if row.used_at is not None:
+    if found.used_at is not None:
         return "used"
-    if row.expires_at <= now:
+    if found.expires_at <= now:
         return "expired"
-    same = browser is not None and hmac.compare_digest(digest(browser), asked.browser_hash)
-    return LinkView(masked(row.email), asked.created_at, asked.user_agent, same)
+    same = browser is not None and hmac.compare_digest(digest(browser), found.browser_hash)
+    return LinkView(found.email, found.created_at, found.user_agent, same)
 
 
-def ask_again(
-    db: Session, portal_id: int, token: str, browser: str, user_agent: str, network: str, now: datetime
-) -> int | None:
-    """Another mail to the address of an old link, which stands in no page; None where the link is none of ours."""
-    old = db.execute(
-        select(models.LoginRequest)
-        .join(models.LoginToken, col(models.LoginToken.request_id) == col(models.LoginRequest.id))
-        .where(
-            col(models.LoginToken.token_hash) == digest(token), col(models.LoginToken.portal_id) == portal_id
-        )
-    ).scalar_one_or_none()
-    if old is None:
-        return None
-    return ask(db, portal_id, old.email, browser, user_agent, network, old.next_path, now)
+_TOKEN = re.compile(r"[A-Za-z0-9_-]{43}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,7 +291,7 @@ def redeem_link(
         return found if isinstance(found, str) else "used"
     asked = db.get_one(models.LoginRequest, spent.request_id)
     opened = _open_session(db, portal_id, spent.email, browser, user_agent, old_session, now)
-    return Redeemed(opened, asked.next_path) if opened else "foreign"
+    return Redeemed(opened, asked.next_path) if opened else "unknown"
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,62 +311,78 @@ def redeem_code(
     old_session: str | None,
     now: datetime,
 ) -> Redeemed | WrongCode:
-    """Sign in by the code, in the browser that asked; five tries for each ask, then it is dead."""
-    if browser is None:
-        return WrongCode(0)
-    request = models.LoginRequest
-    open_asks = (
-        db.execute(
-            select(request)
-            .where(
-                col(request.browser_hash) == digest(browser),
-                col(request.portal_id) == portal_id,
-                col(request.purpose) == "customer",
-                col(request.expires_at) > now,
-                col(request.code_used_at).is_(None),
-            )
-            .order_by(col(request.created_at).desc(), col(request.id).desc())
-            .limit(LINKS_SIDE_BY_SIDE)
-            .with_for_update()
-        )
-        .scalars()
-        .all()
-    )
-    live = [asked for asked in open_asks if asked.tries < TRIES]
+    """Sign in by the code, in the browser that asked; five tries for each mail, then its code is dead.
+
+    Mails overtake each other, and over the limit there is none: so the code of any mail to the newest address that
+    this browser asked for is right, as long as it lives. A try counts against all of them, mailed or not.
+    """
+    live = _live_asks(db, portal_id, browser, now) if browser else []
     typed = normalized_code(code)
+    right: models.LoginRequest | None = None
     for asked in live:
         asked.tries += 1
         expected = asked.code_hash or secrets.token_hex(32)
-        if not hmac.compare_digest(expected, _code_hash(secret, asked.id, typed)):
-            continue
-        asked.code_used_at = now
-        opened = _open_session(db, portal_id, asked.email, browser, user_agent, old_session, now)
-        if opened:
-            return Redeemed(opened, asked.next_path)
-    return WrongCode(max((TRIES - asked.tries for asked in live), default=0))
+        if hmac.compare_digest(expected, _code_hash(secret, asked.id, typed)):
+            right = asked
+    if right is None or browser is None:
+        return WrongCode(max((TRIES - asked.tries for asked in live), default=0))
+    right.code_used_at = now
+    opened = _open_session(db, portal_id, right.email, browser, user_agent, old_session, now)
+    return Redeemed(opened, right.next_path) if opened else WrongCode(0)
 
 
-def normalized_code(text: str) -> str:
-    """A typed code as we compare it: spaces, dashes and lower case do not matter."""
-    return "".join(c for c in text.upper().translate(_READ_AS) if c.isalnum())[:12]
-
-
-def newest_ask(db: Session, portal_id: int, browser: str, now: datetime) -> Ask | None:
-    """The last ask of this browser that is still good."""
+def _live_asks(db: Session, portal_id: int, browser: str, now: datetime) -> list[models.LoginRequest]:
+    """The asks of this browser whose codes may still be tried, newest first, locked."""
+    newest = _newest(db, portal_id, browser, now - LINK_LIFE)
+    if newest is None:
+        return []
     request = models.LoginRequest
-    row = db.execute(
+    found = db.execute(
         select(request)
         .where(
             col(request.browser_hash) == digest(browser),
             col(request.portal_id) == portal_id,
+            col(request.purpose) == "customer",
+            col(request.email) == newest.email,
             col(request.expires_at) > now,
+            col(request.code_used_at).is_(None),
+            col(request.tries) < TRIES,
+        )
+        .order_by(col(request.created_at).desc(), col(request.id).desc())
+        .limit(LIVE_ASKS)
+        .with_for_update()
+        .execution_options(populate_existing=True)
+    )
+    return list(found.scalars())
+
+
+def normalized_code(text: str) -> str:
+    """A typed code as we compare it: spaces, dashes, lower case and look-alikes do not matter."""
+    return "".join(c for c in text.upper().translate(_READ_AS) if c.isalnum())[:12]
+
+
+def newest_ask(db: Session, portal_id: int, browser: str, now: datetime) -> Ask | None:
+    """The last ask of this browser, while its mail is good."""
+    row = _newest(db, portal_id, browser, now - LINK_LIFE)
+    if row is None:
+        return None
+    address = row.email if row.typed else masked(row.email)
+    return Ask(address, row.created_at, row.next_path, max(0, TRIES - row.tries))
+
+
+def _newest(db: Session, portal_id: int, browser: str, since: datetime) -> models.LoginRequest | None:
+    request = models.LoginRequest
+    return db.execute(
+        select(request)
+        .where(
+            col(request.browser_hash) == digest(browser),
+            col(request.portal_id) == portal_id,
+            col(request.purpose) == "customer",
+            col(request.created_at) > since,
         )
         .order_by(col(request.created_at).desc(), col(request.id).desc())
         .limit(1)
     ).scalar_one_or_none()
-    if row is None:
-        return None
-    return Ask(row.id, row.email, row.created_at, row.user_agent, row.browser_hash, row.next_path)
 
 
 # Sessions
@@ -377,39 +426,25 @@ def _know_device(
     db: Session, customer: models.Customer, browser: str, user_agent: str, now: datetime
 ) -> None:
     """Remember the browser; the first sign-in from a further one is told by mail."""
-    device = models.Device
-    known = db.execute(
-        select(col(device.browser_hash)).where(col(device.customer_id) == customer.id)
-    ).scalars()
-    before = set(known)
-    if digest(browser) in before:
+    device = models.Device.__table__  # type: ignore[attr-defined]
+    values = {
+        "id": new_id(),
+        "portal_id": customer.portal_id,
+        "customer_id": customer.id,
+        "browser_hash": digest(browser),
+        "created_at": now,
+    }
+    if not sync.insert_once(db, device, values):
         return
-    db.add(
-        models.Device(
-            portal_id=customer.portal_id,
-            customer_id=customer.id,
-            browser_hash=digest(browser),
-            created_at=now,
-        )
-    )
-    if before:
-        sync.insert_once(
-            db,
-            models.Job.__table__,  # type: ignore[attr-defined]
-            {
-                "id": new_id(),
-                "kind": "mail",
-                "payload": {
-                    "template": "new_device",
-                    "customer": customer.id,
-                    "at": now.isoformat(),
-                    "browser": browser_words(user_agent),
-                },
-                "run_at": now,
-                "created_at": now,
-                "attempts": 0,
-            },
-        )
+    others = select(device.c.id).where(device.c.customer_id == customer.id, device.c.id != values["id"])
+    if db.execute(others.limit(1)).first():
+        payload = {
+            "template": "new_device",
+            "customer": customer.id,
+            "at": now.isoformat(),
+            "browser": browser_words(user_agent),
+        }
+        _queue(db, "mail", payload, now)
 
 
 _session = models.SignIn.__table__  # type: ignore[attr-defined]
@@ -485,22 +520,38 @@ def own_sessions(db: Session, portal_id: int, customer: SignedIn, now: datetime)
     ]
 
 
-def end_session(db: Session, portal_id: int, customer: SignedIn) -> None:
-    """Sign out here."""
+def end_session(db: Session, portal_id: int, customer: SignedIn, session_id: int | None = None) -> bool:
+    """Sign out here, or in one other of the customer's own browsers; False where there is no such session."""
     row = models.SignIn
-    db.execute(
-        delete(row).where(
+    ended = db.execute(
+        delete(row)
+        .where(
             col(row.portal_id) == portal_id,
             col(row.customer_id) == customer.id,
-            col(row.id) == customer.session_id,
+            col(row.id) == (customer.session_id if session_id is None else session_id),
         )
-    )
+        .returning(col(row.id))
+    ).first()
+    return ended is not None
 
 
 def end_all(db: Session, portal_id: int, customer_id: int) -> None:
     """Sign out everywhere."""
     row = models.SignIn
     db.execute(delete(row).where(col(row.portal_id) == portal_id, col(row.customer_id) == customer_id))
+
+
+def forget_old(db: Session, now: datetime) -> None:
+    """What no limit and no page looks at any more: sessions that have ended, asks and their links."""
+    db.execute(delete(models.SignIn).where(col(models.SignIn.expires_at) <= now))
+    db.execute(delete(models.LoginToken).where(col(models.LoginToken.expires_at) <= now - KEEP_ASKS))
+    linked = select(col(models.LoginToken.request_id))
+    request = models.LoginRequest
+    db.execute(
+        delete(request).where(
+            col(request.created_at) <= now - KEEP_ASKS - LINK_LIFE, col(request.id).not_in(linked)
+        )
+    )
 
 
 # The guard
@@ -513,12 +564,9 @@ def signed_in(view: View) -> View:
 
     @functools.wraps(view)
     async def guarded(request: Request) -> Response:
-        if not await recognise(request):
-            aim = request.url.path if request.method in ("GET", "HEAD") else HOME
-            if request.url.query and request.method == "GET":
-                aim += f"?{request.url.query}"
-            return _to_form(request, aim)
-        return await view(request)
+        if await recognise(request):
+            return await view(request)
+        return _to_form(request)
 
     return guarded
 
@@ -540,31 +588,38 @@ async def recognise(request: Request) -> bool:
     return True
 
 
-def _to_form(request: Request, aim: str) -> Response:
-    return render.see_other(request, f"/customers?next={quote(safe_next(aim), safe='/')}")
+def _to_form(request: Request) -> Response:
+    url = f"/customers?next={quote(_aim(request), safe='/')}"
+    if request.headers.get("HX-Request"):
+        return Response(status_code=204, headers={"HX-Redirect": url})
+    return RedirectResponse(url, 303)
+
+
+def _aim(request: Request) -> str:
+    """Where to go on after signing in: the page in front of the customer, else the address asked for, if it is one."""
+    current = urlsplit(request.headers.get("HX-Current-URL", ""))
+    if current.path:
+        return safe_next(current.path + (f"?{current.query}" if current.query else ""))
+    if request.method not in ("GET", "HEAD") and not _is_page(request):
+        return HOME
+    return safe_next(request.url.path + (f"?{request.url.query}" if request.url.query else ""))
+
+
+def _is_page(request: Request) -> bool:
+    """Whether the address of a POST draws a page when it is only opened."""
+    opened = {**request.scope, "method": "GET"}
+    return any(route.matches(opened)[0] is Match.FULL for route in request.app.routes)
+
+
+_PAGE = re.compile(r"/customers(/[A-Za-z0-9_~-][A-Za-z0-9_.~-]*)+(\?[A-Za-z0-9_.~=&%+-]*)?")
+_NO_AIM = ("login", "logout", "return", "leave", "static", "logo")
 
 
 def safe_next(text: str) -> str:
-    """A page of ours to go to after signing in: a path inside /customers/, else the orders."""
-    decoded = text
-    for _ in range(3):
-        decoded = unquote(decoded)
-    parts = urlsplit(text)
-    path = parts.path
-    plain = (
-        text.isascii()
-        and text.isprintable()
-        and not parts.scheme
-        and not parts.netloc
-        and path.startswith("/customers/")
-        and not any(bad in decoded for bad in ("\\", "//", "/../", "/./", "@", "\r", "\n", "\t", "\0"))
-        and not decoded.split("?")[0].endswith(("/..", "/."))
-        and not path.startswith(
-            ("/customers/login", "/customers/logout", "/customers/return", "/customers/leave")
-        )
-        and len(text) <= 500
-    )
-    return text if plain and "#" not in text else HOME
+    """A page of ours to go to after signing in: a plain path inside /customers/, else the orders."""
+    if len(text) > 500 or not _PAGE.fullmatch(text):
+        return HOME
+    return HOME if text[11:].partition("?")[0].split("/")[0] in _NO_AIM else text
 
 
 # Small things
@@ -615,4 +670,6 @@ def browser_words(user_agent: str) -> str:
     """A browser as people call it: "Firefox on Windows"; "" where it says nothing we know."""
     browser = next((word for mark, word in _BROWSERS if mark in user_agent), "")
     system = next((word for mark, word in _SYSTEMS if mark in user_agent), "")
-    return f"{browser} on {system}" if browser and system else browser or system
+    if browser and system:
+        return _("{browser} on {system}").format(browser=browser, system=system)
+    return browser or system

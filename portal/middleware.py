@@ -6,13 +6,16 @@ import logging
 import secrets
 import sys
 import time
+import traceback
 from ipaddress import IPv6Address, ip_address
 from typing import Any
-from urllib.parse import urlsplit
 
 import brotli
 import structlog
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
@@ -22,14 +25,16 @@ from portal import tenancy, texts
 from portal.db import Database
 from portal.settings import Settings
 
-MACHINE = ("/webhooks/", "/health/", "/__demo/", "/internal/", "/api/v1/", "/metrics")
+MACHINE = ("/webhooks/", "/health/", "/__demo/", "/internal/", "/api/v1/")
 SAFE = frozenset({"GET", "HEAD"})
+COME_BACK = "/customers/return/"  # processors send people back by cross-site POST; only a one-time state is spent there
 PAGE_BODY, MACHINE_BODY = 64 * 1024, 1024 * 1024
 CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
 KNOWN_FOR_S = 5.0  # how long a host's portal is remembered
+MOST_KNOWN = 10_000
 _LABEL = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-")
 
 log = structlog.get_logger()
@@ -41,9 +46,10 @@ def middleware(settings: Settings, database: Database) -> list[Middleware]:
         Middleware(Log, settings=settings),
         Middleware(SecurityHeaders, secure=settings.secure),
         Middleware(Compression),
-        Middleware(BodyLimit),
+        Middleware(Faults),
         Middleware(Tenancy, settings=settings, database=database),
-        Middleware(SameOrigin),
+        Middleware(SameOrigin, scheme=settings.scheme),
+        Middleware(BodyLimit),
     ]
 
 
@@ -69,7 +75,7 @@ def configure_logging(settings: Settings) -> None:
 
 def is_machine(path: str) -> bool:
     """Whether an address is for machines: it reads neither Host nor cookie."""
-    return path.startswith(MACHINE)
+    return path.startswith(MACHINE) or path == "/metrics"
 
 
 class Log:
@@ -140,51 +146,6 @@ def _is_ours(address: str, settings: Settings) -> bool:
         return False
 
 
-class BodyLimit:
-    """Cuts a body off while it arrives."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] in SAFE:
-            await self.app(scope, receive, send)
-            return
-        limit = MACHINE_BODY if is_machine(scope["path"]) else PAGE_BODY
-        announced = Headers(scope=scope).get("content-length", "0")
-        if announced.isdigit() and int(announced) > limit:
-            await PlainTextResponse("Too much at once.", 413)(scope, receive, send)
-            return
-        got = 0
-        over = False
-
-        async def counting() -> Message:
-            nonlocal got, over
-            message = await receive()
-            got += len(message.get("body", b""))
-            if got > limit:
-                over = True
-                return {"type": "http.disconnect"}
-            return message
-
-        started = False
-
-        async def guarded(message: Message) -> None:
-            nonlocal started
-            if over and not started:
-                return
-            started = True
-            await send(message)
-
-        try:
-            await self.app(scope, counting, guarded)
-        except Exception:
-            if not over:
-                raise
-        if over and not started:
-            await PlainTextResponse("Too much at once.", 413)(scope, receive, send)
-
-
 class SecurityHeaders:
     """The headers of every answer; a view may have set a stricter or a special one of its own."""
 
@@ -203,9 +164,14 @@ class SecurityHeaders:
             self.fixed["Strict-Transport-Security"] = "max-age=31536000"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # A picture in a mail is shown by the pages of somebody's web mail.
+        elsewhere = scope["type"] == "http" and scope["path"].startswith("/customers/logo/")
+
         async def adding(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
+                if elsewhere:
+                    headers["Cross-Origin-Resource-Policy"] = "cross-origin"
                 for name, value in self.fixed.items():
                     headers.setdefault(name, value)
             await send(message)
@@ -256,10 +222,58 @@ class Compression:
 
 
 def _coding(accepted: str) -> str | None:
-    offered = {
-        part.split(";")[0].strip() for part in accepted.split(",") if "q=0" not in part.replace(" ", "")
-    }
+    """The best coding that the browser takes; one with `q=0` it does not."""
+    offered = set()
+    for part in accepted.lower().split(","):
+        name, _, weight = part.replace(" ", "").partition(";q=")
+        if weight.strip("0.") or not weight:
+            offered.add(name)
     return "br" if "br" in offered else "gzip" if "gzip" in offered else None
+
+
+class Faults:
+    """Our own faults, answered inside the layers that add headers; nothing of them is told but the request id.
+
+    The log gets the places in the code and not the message, in which a value of a row may stand.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = False
+
+        async def noting(message: Message) -> None:
+            nonlocal started
+            started = started or message["type"] == "http.response.start"
+            await send(message)
+
+        try:
+            await self.app(scope, receive, noting)
+        except Exception as error:
+            if scope["type"] != "http":
+                raise
+            status = 503 if isinstance(error, DBAPIError | PoolTimeout) else 500
+            log.error("fault", request_id=_request_id(scope), error=type(error).__name__, at=_places(error))
+            if started:
+                return  # the server closes what was cut off in the middle
+            try:
+                await _error(scope, receive, noting, status)
+            except Exception as again:
+                log.error("fault in a fault", error=type(again).__name__, at=_places(again))
+                await PlainTextResponse("Something went wrong on our side.", 500)(scope, receive, send)
+
+
+def _request_id(scope: Scope) -> str:
+    found: str = scope.get("state", {}).get("request_id", "")
+    return found
+
+
+def _places(error: Exception) -> list[str]:
+    frames = traceback.extract_tb(error.__traceback__)[-12:]
+    return [
+        f"{frame.filename.rpartition('site-packages/')[2]}:{frame.lineno} {frame.name}" for frame in frames
+    ]
 
 
 class Tenancy:
@@ -279,8 +293,12 @@ class Tenancy:
         host = parse_host(hosts[0]) if len(hosts) == 1 else None
         portal = await self._portal(host) if host else None
         if portal is None:
-            await PlainTextResponse("No portal answers under this name.", 421)(scope, receive, send)
+            words = (
+                "No portal answers under this name. Check the address, or open the link of your mail again."
+            )
+            await PlainTextResponse(words, 421)(scope, receive, send)
             return
+        scope["scheme"] = self.settings.scheme
         scope["state"]["portal"] = portal
         token = texts.locale.set(portal.locale)
         try:
@@ -289,12 +307,14 @@ class Tenancy:
             texts.locale.reset(token)
 
     async def _portal(self, host: str) -> tenancy.PortalView | None:
+        if host == self.settings.admin_host:
+            return None
         now = time.monotonic()
         known = self._known.get(host)
         if known and known[0] > now:
             return known[1]
         found = await self.database.read(tenancy.portal_by_host, host, self.settings.base_domain)
-        if len(self._known) > 10_000:
+        if len(self._known) >= MOST_KNOWN:
             self._known.clear()
         self._known[host] = (now + KNOWN_FOR_S, found)
         return found
@@ -321,32 +341,58 @@ def parse_host(raw: bytes) -> str | None:
 class SameOrigin:
     """Whatever is not safe must come from our own pages: by Sec-Fetch-Site, else by Origin; with neither, refused."""
 
+    def __init__(self, app: ASGIApp, scheme: str) -> None:
+        self.app = app
+        self.scheme = scheme
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or self._may_pass(scope):
+            await self.app(scope, receive, send)
+        else:
+            await _error(scope, receive, send, 403)
+
+    def _may_pass(self, scope: Scope) -> bool:
+        method, path = scope["method"], scope["path"]
+        if method in SAFE or is_machine(path):
+            return True
+        if method == "POST" and path.startswith(COME_BACK):
+            return True
+        headers = Headers(scope=scope)
+        site = headers.getlist("sec-fetch-site")
+        if site:
+            return site == ["same-origin"]
+        return headers.getlist("origin") == [f"{self.scheme}://{headers.get('host', '').lower()}"]
+
+
+class BodyLimit:
+    """Cuts a body off while it arrives. Who reads it gets a 413 to pass on."""
+
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if (
-            scope["type"] != "http"
-            or scope["method"] in SAFE
-            or is_machine(scope["path"])
-            or scope["path"].startswith("/customers/return/")
-            or _is_same_origin(Headers(scope=scope))
-        ):
+        if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        from portal.views import errors
+        limit = MACHINE_BODY if is_machine(scope["path"]) else PAGE_BODY
+        announced = Headers(scope=scope).get("content-length", "0")
+        if announced.isdigit() and int(announced) > limit:
+            await _error(scope, receive, send, 413)
+            return
+        got = 0
 
-        request = Request(scope, receive)
-        await errors.cross_site(request)(scope, receive, send)
+        async def counting() -> Message:
+            nonlocal got
+            message = await receive()
+            got += len(message.get("body", b""))
+            if got > limit:
+                raise HTTPException(413)
+            return message
+
+        await self.app(scope, counting, send)
 
 
-def _is_same_origin(headers: Headers) -> bool:
-    site = headers.getlist("sec-fetch-site")
-    if site:
-        return site == ["same-origin"]
-    origin = headers.getlist("origin")
-    if len(origin) != 1:
-        return False
-    return urlsplit(origin[0]).netloc.lower() == headers.get("host", "").lower() and origin[0].startswith(
-        "http"
-    )
+async def _error(scope: Scope, receive: Receive, send: Send, status: int) -> None:
+    from portal.views import errors
+
+    await errors.answer(Request(scope, receive), status)(scope, receive, send)

@@ -396,6 +396,7 @@ class LoginRequest(SQLModel, table=True):
     user_agent: str
     network: str
     next_path: str
+    typed: bool = True  # in this browser; else it was taken from an old link, and is not shown whole
     created_at: datetime = _moment(nullable=False)
     expires_at: datetime = _moment(nullable=False)
     code_hash: str | None = None

@@ -3,7 +3,7 @@
 from datetime import date, datetime
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
 from babel import Locale
@@ -16,6 +16,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from portal import assets, clock
 from portal.ids import id_text
 from portal.money import money_text
+from portal.queries import OrdersPage
 from portal.texts import translations
 from portal.words import every, method_text, words
 
@@ -135,6 +136,18 @@ def formats(locale: str, zone: str) -> "Format":
     return Format(locale, zone)
 
 
+class OrderText(NamedTuple):
+    """An order as its row reads."""
+
+    ref: str
+    name: str
+    small: str | None
+    day: Markup
+    tone: str
+    word: str
+    amount: str
+
+
 class Format:
     """Money, days and moments as text of one locale and zone; for templates as `format`."""
 
@@ -154,12 +167,12 @@ class Format:
 
     def day(self, value: date | datetime) -> Markup:
         """A billing day in words inside `<time>`: moments by the portal's zone, days as they are."""
-        return _day_tag(self.date(value), self.locale)
+        return _day_tag(self._date(value), self.locale)
 
     def day_text(self, value: date | datetime) -> str:
-        return _day_text(self.date(value), self.locale)
+        return _day_text(self._date(value), self.locale)
 
-    def date(self, value: date | datetime) -> date:
+    def _date(self, value: date | datetime) -> date:
         """The day on which a moment falls in the portal's zone; days as they are."""
         return value.astimezone(self._zone).date() if isinstance(value, datetime) else value
 
@@ -170,7 +183,25 @@ class Format:
         return Markup('<time datetime="{}">{}</time>').format(local.isoformat(timespec="minutes"), text)
 
     def is_today(self, value: datetime) -> bool:
-        return self.date(value) == self.date(clock.now())
+        return self._date(value) == self._date(clock.now())
+
+    def orders(self, page: OrdersPage) -> list[OrderText]:
+        """A page of orders, ready to stand in its rows. Not in the template: this page is asked for most."""
+        pills, untitled = words(self.locale).orders, words(self.locale).order
+        return [
+            OrderText(
+                id_text(row.id),
+                row.number or row.title or untitled,
+                row.title if row.number else None,
+                self.day(row.placed_at),
+                (pill := pills[row.status]).tone,
+                pill.word,
+                ""
+                if row.amount_minor is None or row.currency is None
+                else self.money(row.amount_minor, row.currency, page.mixed),
+            )
+            for row in page.rows
+        ]
 
     def month(self, value: date) -> str:
         return format_date(value, "LLLL y", locale=_babel(self.locale))

@@ -70,6 +70,12 @@ def routes() -> list[BaseRoute]:
         Route("/customers/payments", payments.index, name="payments"),
         Route("/customers/sessions", login.sessions, name="sessions"),
         Route("/customers/sessions/end", login.sign_out_everywhere, methods=["POST"], name="end_sessions"),
+        Route(
+            "/customers/sessions/{session_id:id}/end",
+            login.end_session,
+            methods=["POST"],
+            name="end_session",
+        ),
         Route("/customers/logout", login.sign_out, methods=["POST"], name="sign_out"),
     ]
     machine = [

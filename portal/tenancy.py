@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from sqlalchemy import or_, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 from sqlmodel import col
 
@@ -41,10 +41,8 @@ class PortalView:
 def portal_by_host(db: Session, host: str, base_domain: str) -> PortalView | None:
     """The portal that answers on this host: by its proved domain, or by its name of the installation."""
     slug = host.removesuffix(f".{base_domain}")
-    names = [col(models.Portal.domain) == host]
-    if slug != host and "." not in slug:
-        names.append(col(models.Portal.slug) == slug)
-    row = db.execute(select(models.Portal).where(or_(*names))).scalars().first()
+    named = col(models.Portal.domain) == host if slug == host else col(models.Portal.slug) == slug
+    row = db.execute(select(models.Portal).where(named)).scalar_one_or_none()
     return view(db, row, base_domain) if row else None
 
 

@@ -33,6 +33,7 @@ class Words:
     payments: Pills
     refunds: Pills
     subscriptions: Pills
+    order: str  # one without number and name
     tabs: Mapping[str, str]
     card: Mapping[str, Markup]
 
@@ -78,6 +79,7 @@ def words(locale: str) -> Words:
             cancelled=Pill("off", _("Cancelled")),
             expired=Pill("off", _("Expired")),
         ),
+        order=_("Order"),
         tabs={
             "orders": _("Orders"),
             "subscriptions": _("Subscriptions"),

@@ -14,7 +14,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 from sqlmodel import col
 
-from portal import actions, clock, letters, models, sync, webhooks
+from portal import actions, clock, letters, login, models, sync, webhooks
 from portal.connect import open_gateway
 from portal.db import Database
 from portal.gateways import facts
@@ -303,6 +303,7 @@ def _sweep(db: Session, now: datetime) -> None:
         .where(col(models.Event.received_at) < now - KEEP_BODIES, col(models.Event.body).is_not(None))
         .values(body=None)
     )
+    login.forget_old(db, now)
 
 
 def _follow(db: Session, account: models.Account, changes: list[sync.Change], now: datetime) -> None:

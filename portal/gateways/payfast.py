@@ -208,7 +208,7 @@ class Adapter(base.Gateway):
         if status == "CANCELLED":
             return Snapshot(as_of=as_of, subscriptions=subscriptions)
         received = datetime.fromisoformat(event.body["received_at"])
-        payment = await self._told_payment(said, received)
+        payment = await self._told_payment(said)
         order = _told_order(said)
         return Snapshot(as_of=received, orders=(order,), subscriptions=subscriptions, payments=(payment,))
 
@@ -233,8 +233,8 @@ class Adapter(base.Gateway):
         knows = (record.knows or frozenset()) | (told.knows or frozenset())
         return replace(record, email=told.email, title=told.title, knows=knows)
 
-    async def _told_payment(self, said: Mapping[str, str], received: datetime) -> PaymentRecord:
-        payment = _told_payment(said, received)
+    async def _told_payment(self, said: Mapping[str, str]) -> PaymentRecord:
+        payment = _told_payment(said)
         if payment.status == "paid":
             return payment
         try:  # ITNs come in any order, so what may have changed since is asked for
@@ -559,15 +559,14 @@ def _subject(said: Mapping[str, str]) -> Ref | None:
     return Ref("subscription" if ended else "payment", remote_id) if remote_id else None
 
 
-def _told_payment(said: Mapping[str, str], received: datetime) -> PaymentRecord:
+def _told_payment(said: Mapping[str, str]) -> PaymentRecord:
+    """An ITN names no moment: the report does, and until then a payment stands where we first heard of it."""
     status, token = PAYMENTS.get(said["payment_status"]), said.get("token")
     return _speak(
         PaymentRecord,
         said["pf_payment_id"],
         status=status,
         raw_status=said["payment_status"],
-        created_at=received,
-        paid_at=received if status == "paid" else None,
         email=said.get("email_address"),
         title=said.get("item_name"),
         amount=_rand(said.get("amount_gross")),

@@ -148,7 +148,7 @@ class Adapter(Gateway):
             return shapes.snapshot(clock.now(), [record])
 
     async def cancel_now(self, ref: Ref, key: str) -> Snapshot:
-        """Final. Deleting what is cancelled already gives 404, and so does a wrong account: only a fresh look decides."""
+        """Final. Deleting what is cancelled already gives 404, as a wrong account does: a fresh look decides."""
         one = await self._bare(ref)
         if shapes.ended(one):
             return await self.fetch(ref)
@@ -159,28 +159,33 @@ class Adapter(Gateway):
         one = await self._bare(ref)
         if shapes.ended(one) or shapes.ends(one, clock.now()):
             return await self.fetch(ref)
-        await self._release(one, key)
+        released = await self._release(one, key)
         write = self._update(ref, key, cancel_at_period_end="true")
         ended = ("cancels_at_period_end", "cancelled", "expired")
-        return await self._settled(ref, write, lambda now: now.status in ended)
+        with _half_way(released):
+            return await self._settled(ref, write, lambda now: now.status in ended)
 
     async def undo_cancel(self, ref: Ref, key: str) -> Snapshot:
         """One field per call: both in one are refused, and either may have been set by somebody else's portal."""
         one = await self._bare(ref)
         if shapes.ended(one):
             raise Unsupported("This has ended already, so the cancellation can't be taken back.")
-        if await self._release(one, key):
-            one = await self._bare(ref)
-        if one.get("cancel_at_period_end"):
-            one = await self._update(ref, key, cancel_at_period_end="false")
-        if one.get("cancel_at"):
-            one = await self._update(ref, f"{key}-2", cancel_at="")
-        if one.get("cancel_at_period_end"):
-            await self._update(ref, f"{key}-3", cancel_at_period_end="false")
-        return await self._read_back(ref)
+        begun = await self._release(one, key)
+        with _half_way(begun):
+            one = await self._bare(ref) if begun else one
+            if one.get("cancel_at_period_end"):
+                one = await self._update(ref, key, cancel_at_period_end="false")
+                begun = True
+        with _half_way(begun):
+            if one.get("cancel_at"):
+                one = await self._update(ref, f"{key}-2", cancel_at="")
+        with _half_way(True):
+            if one.get("cancel_at_period_end"):
+                await self._update(ref, f"{key}-3", cancel_at_period_end="false")
+            return await self._read_back(ref)
 
     async def pause(self, ref: Ref, key: str) -> Snapshot:
-        """Pauses collection and voids what falls into it: nothing is owed for that time, and it works in any version."""
+        """Pause collection and void what falls into it: nothing is owed for that time."""
         one = await self._bare(ref)
         shapes.refuse_under_schedule(one)
         if one.get("pause_collection") or one.get("status") == "paused":
@@ -197,12 +202,14 @@ class Adapter(Gateway):
             raise Unsupported("This has ended already, so it can't go on.")
         if one.get("status") == "paused" and one.get("collection_method") != "charge_automatically":
             raise Unsupported("This is paid by invoice, so only the shop can let it go on.")
-        if one.get("pause_collection"):
+        begun = bool(one.get("pause_collection"))
+        if begun:
             one = await self._update(ref, key, pause_collection="")
-        if one.get("status") == "paused":
-            path = f"/v1/subscriptions/{shapes.safe(ref.id)}/resume"
-            await self._wire.write("post", path, f"{key}-2", billing_cycle_anchor={"type": "unchanged"})
-        return await self._read_back(ref)
+        with _half_way(begun):
+            if one.get("status") == "paused":
+                path = f"/v1/subscriptions/{shapes.safe(ref.id)}/resume"
+                await self._wire.write("post", path, f"{key}-2", billing_cycle_anchor={"type": "unchanged"})
+            return await self._read_back(ref)
 
     async def change_plan(
         self, ref: Ref, change: Mapping[str, Any], return_url: str, key: str
@@ -221,16 +228,16 @@ class Adapter(Gateway):
         quantity = change.get("quantity", item.get("quantity"))
         if (plan, quantity) == (shapes.price_of(item).get("id"), item.get("quantity")):
             return await self.fetch(ref)
-        await self._release(one, key)
-        # Without the item's id Stripe would add a second item: https://docs.stripe.com/api/subscriptions/update
-        await self._update(
-            ref,
-            key,
-            items=[{"id": item["id"], "price": plan, "quantity": quantity}],
-            proration_behavior="create_prorations",
-            payment_behavior="pending_if_incomplete",
-        )
-        return await self._read_back(ref)
+        with _half_way(await self._release(one, key)):
+            # Without the item's id Stripe would add a second one: https://docs.stripe.com/api/subscriptions/update
+            await self._update(
+                ref,
+                key,
+                items=[{"id": item["id"], "price": plan, "quantity": quantity}],
+                proration_behavior="create_prorations",
+                payment_behavior="pending_if_incomplete",
+            )
+            return await self._read_back(ref)
 
     async def pay_now(self, ref: Ref, return_url: str, key: str) -> Snapshot | Leave:
         """To the hosted page of the open invoice; it asks for 3-D Secure too and sends nobody back."""
@@ -289,44 +296,44 @@ class Adapter(Gateway):
     async def finish_method_update(
         self, ref: Ref, state: Mapping[str, str], query: Mapping[str, str]
     ) -> Snapshot:
-        """Move the subscription to what was saved in the session of `state`; safe to repeat. `query` is not looked at."""
+        """Move the subscription to what was saved in the session of `state`. Safe to repeat; `query` is ignored."""
         session_id = state.get("session")
         method = await self._saved_method(ref, session_id) if session_id else {}
         one = await self._bare(ref, expand=["customer", "default_payment_method"])
-        if not session_id or not method or shapes.ended(one) or shapes.managed(one):
-            return await self.fetch(ref)
         current = as_dict(one.get("default_payment_method"))
-        if current.get("created", 0) > method["created"]:  # a later visit has put a newer one there
+        newer = current.get("created", 0) > method.get("created", 0)  # of a later visit
+        if not method or newer or shapes.ended(one) or shapes.managed(one):
             return await self.fetch(ref)
-        key = f"portal-{session_id}"
-        if current.get("id") != method["id"]:
-            await self._update(ref, key, default_payment_method=method["id"])
-        owner = as_dict(one.get("customer"))
-        if owner.get("id") and not (owner.get("invoice_settings") or {}).get("default_payment_method"):
-            settings = {"default_payment_method": method["id"]}
-            await self._wire.write(
-                "post", f"/v1/customers/{owner['id']}", f"{key}-2", invoice_settings=settings
-            )
-        if one.get("status") in ("past_due", "unpaid"):
-            await self._pay_open(one, method["id"], f"{key}-3")
-        return await self._read_back(ref)
+        return await self._adopt(ref, one, method["id"], f"portal-{session_id}")
 
     async def _saved_method(self, ref: Ref, session_id: str) -> Json:
         """The method that a setup session saved for this subscription; nothing where it was left or is under way."""
         expand = ["setup_intent.payment_method"]
         session = await self._wire.read(f"/v1/checkout/sessions/{shapes.safe(session_id)}", expand=expand)
         intent = as_dict(session.get("setup_intent"))
-        saved = session.get("status") == "complete" and intent.get("status") == "succeeded"
-        whose = (session.get("metadata") or {}).get("subscription_id")
         method = as_dict(intent.get("payment_method"))
-        return (
-            method
-            if saved and whose == ref.id and (method.get("customer") or method.get("customer_account"))
-            else {}
-        )
+        saved = session.get("status") == "complete" and intent.get("status") == "succeeded"
+        ours = shapes.subscription_of_session(session) == ref.id
+        attached = method.get("customer") or method.get("customer_account")
+        return method if saved and ours and attached else {}
+
+    async def _adopt(self, ref: Ref, one: Json, method: str, key: str) -> Snapshot:
+        """Subscription first; a customer without a default gets one; what is past due is paid with it."""
+        begun = id_of(one.get("default_payment_method")) != method
+        if begun:
+            await self._update(ref, key, default_payment_method=method)
+        owner = as_dict(one.get("customer"))
+        with _half_way(begun):
+            if owner.get("id") and not as_dict(owner.get("invoice_settings")).get("default_payment_method"):
+                settings = {"default_payment_method": method}
+                path = f"/v1/customers/{owner['id']}"
+                await self._wire.write("post", path, f"{key}-2", invoice_settings=settings)
+            if one.get("status") in ("past_due", "unpaid"):
+                await self._pay_open(one, method, f"{key}-3")
+            return await self._read_back(ref)
 
     async def _pay_open(self, one: Json, method: str, key: str) -> None:
-        """The new method pays what is open. If it is declined the method stays, and the page goes on saying what is due."""
+        """The new method pays what is open. Where it is declined it stays, and so does what is due."""
         invoice = await self._reader.open_invoice(one)
         if invoice:
             try:

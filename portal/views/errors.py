@@ -2,12 +2,17 @@
 
 from typing import Any
 
+import structlog
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from portal import render
 from portal.texts import gettext as _
+
+log = structlog.get_logger()
 
 
 def _words(status: int) -> tuple[str, str]:
@@ -41,39 +46,48 @@ def _words(status: int) -> tuple[str, str]:
 
 
 async def http_error(request: Request, error: Exception) -> Response:
+    """What a view refused. Its own words are for people, save those that Starlette gives where nobody said any."""
     assert isinstance(error, HTTPException)
-    detail = error.detail if error.status_code not in (404, 405) and error.detail != _plain(error) else None
-    return _answer(request, error.status_code, detail, error.headers)
-
-
-def _plain(error: HTTPException) -> str:
-    """The detail that Starlette gives where nobody said anything."""
-    return HTTPException(error.status_code).detail
+    said = error.detail if error.detail != HTTPException(error.status_code).detail else None
+    found = answer(request, error.status_code, None if error.status_code in (404, 405) else said)
+    found.headers.update(error.headers or {})
+    return found
 
 
 async def fault(request: Request, error: Exception) -> Response:
-    return _answer(request, 500, None)
+    return answer(request, 500)
 
 
-def cross_site(request: Request) -> Response:
-    return _answer(request, 403, None)
+async def unavailable(request: Request, error: Exception) -> Response:
+    """The database does not answer."""
+    log.error("the database does not answer", request_id=_request_id(request), error=type(error).__name__)
+    found = answer(request, 503)
+    found.headers["Retry-After"] = "10"
+    return found
 
 
-def _answer(request: Request, status: int, detail: str | None, headers: Any = None) -> Response:
-    portal = getattr(request.state, "portal", None)
+def answer(request: Request, status: int, said: str | None = None) -> Response:
+    """The answer to what went wrong: a page, a piece where htmx asked for one, JSON where no portal is."""
     heading, sentence = _words(status)
-    if portal is None:
-        return JSONResponse({"error": detail or heading}, status, headers=headers)
-    answer = render.page(
+    if getattr(request.state, "portal", None) is None:
+        return JSONResponse({"error": said or heading}, status)
+    return render.page(
         request,
         "partials/error.html" if render.is_partial(request) else "error.html",
         status=status,
         heading=heading,
-        sentence=detail or sentence,
-        request_id=getattr(request.state, "request_id", "") if status >= 500 else "",
+        sentence=said or sentence,
+        request_id=_request_id(request) if status >= 500 else "",
     )
-    answer.headers.update(headers or {})
-    return answer
 
 
-handlers: dict[Any, Any] = {HTTPException: http_error, Exception: fault}
+def _request_id(request: Request) -> str:
+    return getattr(request.state, "request_id", "")
+
+
+handlers: dict[Any, Any] = {
+    HTTPException: http_error,
+    OperationalError: unavailable,
+    PoolTimeout: unavailable,
+    Exception: fault,
+}

@@ -165,9 +165,9 @@ class Harness:
                 return
             if fault == "timeout_after":  # the call has its effect, the answer never comes
                 await _swallow(inner, scope, replay)
+            if fault in ("timeout_after", "drop"):
                 await asyncio.sleep(30)
-            if fault == "drop":
-                await asyncio.sleep(30)
+                return
             await inner(scope, replay, send)
 
         return outer

@@ -715,7 +715,7 @@ def answer_api(simulator: Simulator, request: Request, body: bytes) -> Response:
         return PlainTextResponse("Length Required", 411)
     if path != "/" and path.endswith("/"):
         target = path.rstrip("/") + (f"?{request.url.query}" if request.url.query else "")
-        return RedirectResponse(target, 301)  # which clients follow by GET: the method is lost
+        return RedirectResponse(target, 302)  # which clients follow by GET: the method is lost
     found = [(operation, match) for operation in OPERATIONS if (match := operation.path.fullmatch(path))]
     if found and method not in (allowed := sorted({operation.method for operation, _ in found})):
         return PlainTextResponse("Method Not Allowed", 405, {"allow": ", ".join(allowed)})
@@ -810,8 +810,8 @@ def authenticate(
 
 
 def moment(text: str) -> datetime:
-    """A timestamp header: no milliseconds; without an offset it is South African time."""
-    if not re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d([+-]\d\d:\d\d)?", text):
+    """A timestamp header: no milliseconds, the offset with or without a colon, and without one South African time."""
+    if not re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d([+-]\d\d:?\d\d)?", text):
         raise Refusal(400, "Value for timestamp is not in the expected format")
     try:
         read = datetime.fromisoformat(text)

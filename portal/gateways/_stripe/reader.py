@@ -56,8 +56,7 @@ class Reader:
     def _lists(
         self,
     ) -> dict[str, tuple[str, Json, Callable[[list[Json]], Coroutine[Any, Any, list[Record]]]]]:
-        subscriptions = ["data.default_payment_method", "data.latest_invoice"]
-        subscriptions.append("data.customer.invoice_settings.default_payment_method")
+        subscriptions = ["data.customer", "data.default_payment_method", "data.latest_invoice"]
         sessions = ["data.line_items", "data.payment_intent.latest_charge"]
         return {
             "customer": ("/v1/customers", {}, self._listed_customers),
@@ -219,6 +218,8 @@ class Reader:
         if product and product not in self._names:
             try:
                 self._names[product] = (await self._wire.read(f"/v1/products/{product}")).get("name")
+            except Gone:
+                self._names[product] = None
             except GatewayError:
                 return price.get("nickname")  # a name is worth no failure
         return self._names.get(product or "") or price.get("nickname")
@@ -311,8 +312,9 @@ class Reader:
             spoken = {"order", *(["payment"] if paid else [])}
             rest = shapes.all_fields(record) if whole else frozenset()
             found.append(replace(record, knows=(rest - {"payment"}) | spoken))
-        if order == session.get("id"):
-            if whole and session:
+        if session and order == session["id"]:
+            paid_since = charge.get("status") == "failed" and session.get("payment_status") == "paid"
+            if whole and not paid_since:
                 found.append(
                     shapes.order_record(session, await self._session_lines(session), [charge], refunds)
                 )

@@ -116,7 +116,7 @@ def subscription_record(one: Json, invoice: Json, title: str | None, now: dateti
     past_due = status == "past_due"
     again = moment(invoice.get("next_payment_attempt")) if past_due else None
     charged = one.get("collection_method", "charge_automatically") == "charge_automatically"
-    ended = ended(one)
+    over = ended(one)
     return SubscriptionRecord(
         remote_id=one["id"],
         raw_status=one.get("status"),
@@ -132,7 +132,7 @@ def subscription_record(one: Json, invoice: Json, title: str | None, now: dateti
         current_period_start=start,
         current_period_end=end,
         cancels_at=moment(one.get("cancel_at")) or end if status == "cancels_at_period_end" else None,
-        ended_at=moment(one.get("ended_at")) or moment(one.get("canceled_at")) if ended else None,
+        ended_at=moment(one.get("ended_at")) or moment(one.get("canceled_at")) if over else None,
         resumes_at=moment((one.get("pause_collection") or {}).get("resumes_at")),
         due=money_of(remaining(invoice), invoice.get("currency")) if invoice else None,
         due_link=invoice.get("hosted_invoice_url"),

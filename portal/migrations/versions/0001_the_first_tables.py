@@ -139,6 +139,7 @@ def upgrade() -> None:
         sa.Column("user_agent", sa.String(), nullable=False),
         sa.Column("network", sa.String(), nullable=False),
         sa.Column("next_path", sa.String(), nullable=False),
+        sa.Column("typed", sa.Boolean(), nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("expires_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("code_hash", sa.String(), nullable=True),

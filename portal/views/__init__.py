@@ -1,0 +1,1 @@
+"""One file per trip: thin, plain functions from a request to an answer."""
