@@ -132,7 +132,8 @@ def _sources(payment: models.Payment, account: models.Account, portal: models.Po
 
 def why_not(wanted: Asked, portal: PortalView) -> str | None:
     """Why there is no document, as a sentence for the page; None where there is one."""
-    if wanted.payment.status not in DOCUMENTED or wanted.payment.amount_minor is None:
+    payment = wanted.payment
+    if payment.status not in DOCUMENTED or payment.amount_minor is None or payment.currency is None:
         if wanted.kind == "invoice":
             return _("There is an invoice once this payment has gone through.")
         return _("There is a receipt once this payment has gone through.")

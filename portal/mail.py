@@ -148,7 +148,7 @@ def _one_line(text: str) -> str:
 @cache
 def _texts(name: str) -> Environment:
     """For the plain text twins, where nothing is escaped because nothing is markup."""
-    return render.environment(name).overlay(autoescape=False)
+    return render.environment(name).overlay(autoescape=False, trim_blocks=False, lstrip_blocks=False)
 
 
 # Handing over

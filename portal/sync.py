@@ -151,8 +151,9 @@ _DEFAULTS: dict[type[models._Mirrored], dict[str, Any]] = {
 def insert_once(db: Session, table: Table, values: dict[str, Any]) -> bool:
     """Insert a row unless one with the same unique key stands already; True where it was inserted."""
     dialect = postgresql if db.get_bind().dialect.name == "postgresql" else sqlite
-    done = db.execute(dialect.insert(table).values(values).on_conflict_do_nothing())
-    return bool(done.rowcount)  # type: ignore[attr-defined]
+    statement = dialect.insert(table).values(values).on_conflict_do_nothing()
+    # PostgreSQL's driver counts no rows here.
+    return db.execute(statement.returning(*table.primary_key.columns)).first() is not None
 
 
 def _columns(name: str, value: Any) -> dict[str, Any]:

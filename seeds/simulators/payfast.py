@@ -368,6 +368,8 @@ class Simulator(Harness):
             return
         payment = self.book(one.order, one.amount, at, token=one.token, billing_on=one.run_on)
         self._count_cycle(one, one.run_on)
+        if one.due_at:  # a card that failed past the next run date catches up at once
+            one.due_at = max(one.due_at, at)
         self.notify(payment, send=send)
 
     def _count_cycle(self, one: Subscription, paid_on: date) -> None:
@@ -622,9 +624,10 @@ class Merchant:
         one.end("locked", "Payment failed too many times")
 
     def foreign_cancel(self, token: str) -> None:
-        """The buyer cancels at PayFast."""
+        """The buyer cancels at PayFast; one that has ended stays as it is."""
         with self.simulator._lock:
-            self.simulator.cancel(self.get(token), "Cancelled by the buyer")
+            if (one := self.get(token)).state not in ("cancelled", "complete"):
+                self.simulator.cancel(one, "Cancelled by the buyer")
 
     def limit(self, lasting: timedelta = timedelta(minutes=5)) -> None:
         """Answer 429 to every call of this account for a while."""

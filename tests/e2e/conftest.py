@@ -56,6 +56,27 @@ class Demo:
             time.sleep(0.1)
         raise AssertionError(f"no mail to {to} about {subject!r}: {[m['subject'] for m in self.mails(to)]}")
 
+    def fetch(
+        self,
+        page: Page,
+        url: str,
+        method: str = "GET",
+        headers: dict[str, str] | None = None,
+        form: dict[str, str] | None = None,
+    ) -> httpx.Response:
+        """A request as this page's browser would send it, cookies included, without a browser's own headers."""
+        wanted = httpx.URL(url)
+        cookies = "; ".join(f"{c['name']}={c['value']}" for c in page.context.cookies(url))
+        return httpx.request(
+            method,
+            url.replace(f"//{wanted.host}", "//127.0.0.1", 1),
+            headers={"Host": f"{wanted.host}:{wanted.port}", "Cookie": cookies, **(headers or {})},
+            data=form,
+            trust_env=False,
+            follow_redirects=False,
+            timeout=30,
+        )
+
     def reset(self) -> None:
         self._post("reset", {})
 
@@ -112,6 +133,8 @@ def running_demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(30)
+        if process.stdout:
+            process.stdout.close()
         log.close()
     problems = (folder / "demo.log").read_text()
     assert "Traceback" not in problems, problems[-5000:]

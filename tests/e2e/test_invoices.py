@@ -32,12 +32,12 @@ def test_our_own_invoice_is_the_same_bytes_for_ever(page: Page, demo: Demo) -> N
     sign_in(page, demo, "emil@example.com")
     Portal(page, demo.acme).go("Payment history")
     href = first_document(page)
-    first = page.request.get(demo.acme + href)
-    assert first.status == 200
+    first = demo.fetch(page, demo.acme + href)
+    assert first.status_code == 200
     assert first.headers["content-type"] == "application/pdf"
-    body = first.body()
+    body = first.content
     assert body.startswith(b"%PDF")
-    assert page.request.get(demo.acme + href).body() == body
+    assert demo.fetch(page, demo.acme + href).content == body
 
 
 def test_strangers_invoice_is_not_found(page: Page, demo: Demo) -> None:
@@ -46,8 +46,8 @@ def test_strangers_invoice_is_not_found(page: Page, demo: Demo) -> None:
     href = first_document(page)
     page.get_by_role("button", name="Sign out").click()
     sign_in(page, demo, "ben@example.com")
-    assert page.request.get(demo.acme + href).status == 404
+    assert demo.fetch(page, demo.acme + href).status_code == 404
     page.get_by_role("button", name="Sign out").click()
     expect(page.get_by_label("E-mail")).to_be_visible()
-    answer = page.request.get(demo.acme + href, max_redirects=0)
-    assert answer.status == 303
+    answer = demo.fetch(page, demo.acme + href)
+    assert answer.status_code == 303

@@ -20,6 +20,7 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+import portal.routes  # noqa: F401  (how ids stand in addresses)
 from portal import clock, invoices, models, tenancy
 from portal.db import Database
 from portal.gateways.base import Document, GatewayError, Ref, Unavailable
@@ -27,7 +28,6 @@ from portal.gateways.capabilities import Capability
 from portal.ids import id_text
 from portal.login import SignedIn
 from portal.pdf import NotMade, Press, Sheet
-from portal.routes import IdConvertor
 from portal.settings import Settings
 from portal.vault import Vault
 from portal.views import errors
@@ -44,14 +44,15 @@ from tests.unit.builders import (
     save,
 )
 
-assert IdConvertor  # ids in addresses are read by it
 LEGAL = {"legal_name": "Acme Coffee GmbH", "legal_address": "Torstraße 1\n10119 Berlin", "country": "DE"}
 THEIRS = b"%PDF-1.4 theirs"
 
 
 @pytest.fixture(scope="module")
 def real_press() -> Iterator[Press]:
-    press = Press(size=1)
+    press = Press(
+        size=1, wall_s=60
+    )  # so that a busy machine fails nothing; processor time is limited all the same
     yield press
     press.close()
 
@@ -348,6 +349,12 @@ def test_no_document_before_the_payment_has_gone_through(world: World, status: s
     answer = world.get(payment)
     assert answer.status_code == 404
     assert "There is an invoice once this payment has gone through" in answer.text
+    assert world.issued() == []
+
+
+def test_no_document_while_the_amount_is_not_known(world: World) -> None:
+    payment = make_payment(world.database, world.account, world.customer, amount_minor=None, currency=None)
+    assert world.get(payment).status_code == 404
     assert world.issued() == []
 
 
@@ -728,7 +735,7 @@ def test_hostile_words_are_words(
     with socket.create_server(("127.0.0.1", 0)) as listening:
         listening.setblocking(False)
         port = listening.getsockname()[1]
-        for number, words in enumerate(HOSTILE):
+        for words in HOSTILE:
             issued = hostile_document(world, words.replace("\x00", "").replace("{port}", str(port)) or "x")
             sheet = invoices.drawn(issued, None)
             assert tags(sheet.html) == plain, words
@@ -736,8 +743,7 @@ def test_hostile_words_are_words(
             document = pikepdf.open(BytesIO(content))
             assert "/URI" not in names(document), words
             assert "/EmbeddedFiles" not in names(document), words
-            if number < 27 and "portal:" not in words:
-                assert b"root:x:0:0" not in streams(document)
+            assert b"root:x:0:0" not in streams(document), words
         with pytest.raises(BlockingIOError):
             listening.accept()
     assert len(HOSTILE) >= 30
@@ -858,7 +864,7 @@ def test_letter_paper_is_letter(
     assert (round(box[2]), round(box[3])) == (612, 792)
 
 
-def test_largest_document_is_made_in_time(world: World, real_press: Press) -> None:
+def test_largest_document_is_made_within_its_processor_time(world: World, real_press: Press) -> None:
     name = "Wholebeancoffee" * 70
     order = make_order(
         world.database,

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sqlalchemy import Select, text
+from sqlalchemy import Select, event, text
 from sqlalchemy.orm import Session
 
 from portal import models, queries
@@ -397,20 +397,19 @@ ORDERED = {"orders", "older orders", "payments", "older payments", "upcoming"}
 
 
 def plan(db: Session, statement: Select[Any], values: dict[str, Any]) -> list[str]:
-    """The plan of a statement with these values, line by line."""
-    bound = statement.params(values).compile(
-        db.get_bind(), compile_kwargs={"render_postcompile": True}
-    )
-    dialect = db.get_bind().dialect.name
-    word = "EXPLAIN QUERY PLAN" if dialect == "sqlite" else "EXPLAIN"
-    params: Any = {
-        name: processor(value) if (processor := bound._bind_processors.get(name)) else value
-        for name, value in bound.params.items()
-    }
-    if bound.positional:
-        params = tuple(params[name] for name in bound.positiontup or ())
-    found = db.connection().exec_driver_sql(f"{word} {bound}", params)
-    return [str(row[-1]) for row in found]
+    """The database's plan of a statement as it is sent with these values, line by line."""
+    sent: list[tuple[str, Any]] = []
+
+    def note(_c: Any, _k: Any, sql: str, parameters: Any, *_: Any) -> None:
+        sent.append((sql, parameters))
+
+    connection = db.connection()
+    event.listen(connection, "before_cursor_execute", note)
+    connection.execute(statement, values).all()
+    event.remove(connection, "before_cursor_execute", note)
+    word = "EXPLAIN QUERY PLAN" if connection.dialect.name == "sqlite" else "EXPLAIN"
+    (sql, parameters), *_ = sent
+    return [str(row[-1]) for row in connection.exec_driver_sql(f"{word} {sql}", parameters)]
 
 
 @pytest.mark.parametrize(("name", "statement", "index"), LISTS, ids=[name for name, _, _ in LISTS])
@@ -444,7 +443,7 @@ def test_every_list_is_read_by_its_index(
         sorts = [line for line in lines if "TEMP B-TREE" in line or line.strip().startswith("Sort")]
         assert sorts == [], lines
     if name.startswith("older") and database.is_sqlite:
-        assert any("(placed_at,id)<" in line for line in lines), lines
+        assert any("placed_at<" in line for line in lines), lines
 
 
 def fill(database: Database, people: People) -> None:

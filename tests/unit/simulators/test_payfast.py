@@ -698,6 +698,9 @@ def test_buyer_cancels_at_payfast(shop: Shop, live: Merchant) -> None:
     state = shop.fetch(token)
     assert (state["status_text"], state["status_reason"]) == ("CANCELLED", "Cancelled by the buyer")
     assert itns(live)[-1]["payment_status"] == "CANCELLED"
+    count = len(live.itns)
+    live.foreign_cancel(token)
+    assert len(live.itns) == count
 
 
 def test_trial_takes_nothing_at_first_and_charges_on_its_date(
@@ -1149,6 +1152,23 @@ def test_new_card_lets_the_next_attempt_succeed(
     sim.tick()
     assert live.payments(token)[-1].status == "COMPLETE"
     assert live.get(token).run_on == date(2026, 12, 19)
+
+
+def test_daily_card_that_works_again_catches_up_at_once(
+    client: TestClient, live: Merchant, sim: Simulator, clock: Clock
+) -> None:
+    token = live.subscription(
+        "a@example.org", "A", "B", 600, 1, "Bread", NOW - timedelta(days=1), failing=True
+    )
+    clock.at += timedelta(days=2)
+    sim.tick()
+    client.post(card_address(token), data={"card": "visa", "do": "save"})
+    clock.at += timedelta(days=1)
+    sim.tick()
+    last = live.payments(token)[-4:]
+    assert [one.status for one in last] == ["COMPLETE"] * 4
+    assert {one.at for one in last} == {datetime(2026, 11, 22, 22, tzinfo=UTC)}
+    assert live.get(token).run_on == date(2026, 11, 24)
 
 
 def test_card_that_is_saved_may_fail_later(client: TestClient, live: Merchant) -> None:
