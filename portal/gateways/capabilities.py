@@ -61,7 +61,10 @@ class Credential(_Strict):
 
     @model_validator(mode="after")
     def _pattern_compiles(self) -> "Credential":
-        re.compile(self.pattern)
+        try:
+            re.compile(self.pattern)
+        except re.error as error:
+            raise ValueError(f"{self.name}: the pattern is none: {error}") from error
         return self
 
 

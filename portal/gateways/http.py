@@ -3,12 +3,12 @@
 import asyncio
 import logging
 import threading
-import time
 from collections.abc import Mapping
 from typing import Any
 
 import httpx2 as httpx
 
+from portal import clock
 from portal.gateways.base import Gateway, Unavailable
 
 CONNECT_S, READ_S, TOTAL_S, PATIENT_S = 3.0, 10.0, 15.0, 60.0
@@ -29,7 +29,7 @@ class Breaker:
 
     def guard(self) -> None:
         with self._lock:
-            wait = self._open_until - time.monotonic()
+            wait = self._open_until - clock.now().timestamp()
             if wait > 0:
                 raise Unavailable(
                     "The payment company does not answer at the moment. Nothing was changed.",
@@ -41,7 +41,7 @@ class Breaker:
         with self._lock:
             self._failures = 0 if ok else self._failures + 1
             if self._failures >= self.limit:
-                self._open_until = time.monotonic() + self.rest
+                self._open_until = clock.now().timestamp() + self.rest
                 self._failures = 0
 
     def close(self) -> None:

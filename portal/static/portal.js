@@ -19,6 +19,15 @@
 
   document.addEventListener("DOMContentLoaded", forget);
 
+  // With a modifier key a link opens elsewhere, as the browser does it; htmx is not to hear of it.
+  document.addEventListener(
+    "click",
+    (event) => {
+      if (event.ctrlKey || event.metaKey || event.shiftKey) event.stopPropagation();
+    },
+    true,
+  );
+
   // One press: a second one does nothing until the answer is there.
   document.addEventListener(
     "submit",

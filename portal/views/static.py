@@ -22,7 +22,6 @@ async def file(request: Request) -> Response:
     headers = {
         "Content-Type": asset.content_type,
         "Cache-Control": _FOR_EVER if name == asset.name else "no-store",
-        "Vary": "Accept-Encoding",
     }
     if encoding:
         headers["Content-Encoding"] = encoding

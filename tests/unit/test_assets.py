@@ -51,7 +51,9 @@ def test_minified_css_says_the_same() -> None:
 
 def test_distances_are_logical_so_that_right_to_left_works() -> None:
     css = (STATIC / "portal.css").read_text().replace("safe-area-inset-left", "")
-    physical = re.findall(r"(?:margin|padding|border|inset)-(?:left|right|top|bottom)|[^-]\b(?:left|right):|float", css)
+    physical = re.findall(
+        r"(?:margin|padding|border|inset)-(?:left|right|top|bottom)|[^-]\b(?:left|right):|float", css
+    )
     assert physical == []
     assert re.findall(r"text-align:\s*(?:left|right)", css) == []
 
@@ -60,7 +62,9 @@ def test_nothing_is_fetched_from_elsewhere() -> None:
     css = (STATIC / "portal.css").read_text()
     assert re.findall(r"url\(|@import|@font-face|https?:", css) == []
     ours = (STATIC / "portal.js").read_text()
-    assert re.findall(r"\beval\b|new Function|innerHTML|insertAdjacentHTML|document\.write|https?:", ours) == []
+    assert (
+        re.findall(r"\beval\b|new Function|innerHTML|insertAdjacentHTML|document\.write|https?:", ours) == []
+    )
 
 
 def test_every_colour_of_a_pair_has_contrast_enough() -> None:

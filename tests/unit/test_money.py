@@ -11,7 +11,22 @@ from hypothesis import strategies as st
 from portal.intervals import add_months, coming
 from portal.money import Money, exponent, from_major, from_units, money_text
 
-CURRENCIES = ["USD", "EUR", "GBP", "JPY", "ISK", "KRW", "IQD", "KWD", "BHD", "UGX", "CLF", "ZAR", "NGN", "INR"]
+CURRENCIES = [
+    "USD",
+    "EUR",
+    "GBP",
+    "JPY",
+    "ISK",
+    "KRW",
+    "IQD",
+    "KWD",
+    "BHD",
+    "UGX",
+    "CLF",
+    "ZAR",
+    "NGN",
+    "INR",
+]
 currencies = st.sampled_from(CURRENCIES)
 minors = st.integers(-(10**12), 10**12)
 

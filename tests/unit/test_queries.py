@@ -76,7 +76,11 @@ def test_orders_come_newest_first_25_at_a_time_and_none_twice(database: Database
     for number in range(60):
         # Three at the same moment: the id decides between them.
         make_order(
-            database, people.account, people.ana, number=str(number), placed_at=NOW + timedelta(days=number // 3)
+            database,
+            people.account,
+            people.ana,
+            number=str(number),
+            placed_at=NOW + timedelta(days=number // 3),
         )
     seen: list[Any] = []
     cursor = None
@@ -257,7 +261,9 @@ def test_anothers_order_number_never_shows_at_a_payment(database: Database, peop
     assert (row.order_id, row.order_number) == (None, None)
 
 
-def test_where_invoices_are_switched_off_there_is_none_to_download(database: Database, people: People) -> None:
+def test_where_invoices_are_switched_off_there_is_none_to_download(
+    database: Database, people: People
+) -> None:
     account = make_account(database, people.portal, switched_off=["invoice"])
     make_payment(database, account, people.ana)
     (row,) = database.read_now(queries.payments, people.portal.id, people.ana.id).rows
@@ -267,8 +273,12 @@ def test_where_invoices_are_switched_off_there_is_none_to_download(database: Dat
 # Subscriptions
 
 
-def test_ended_subscriptions_come_last_unless_there_is_access_left(database: Database, people: People) -> None:
-    old = make_subscription(database, people.account, people.ana, status="active", placed_at=NOW - timedelta(99))
+def test_ended_subscriptions_come_last_unless_there_is_access_left(
+    database: Database, people: People
+) -> None:
+    old = make_subscription(
+        database, people.account, people.ana, status="active", placed_at=NOW - timedelta(99)
+    )
     gone = make_subscription(database, people.account, people.ana, status="cancelled", placed_at=NOW)
     kept = make_subscription(
         database,
@@ -358,7 +368,11 @@ def test_an_open_action_is_told_before_a_newer_closed_one(database: Database, pe
 
 def test_stranger_finds_no_subscription(database: Database, people: People) -> None:
     row = make_subscription(database, people.account, people.ana)
-    for portal, who in ((people.portal, people.ben), (people.other, people.stranger), (people.other, people.ana)):
+    for portal, who in (
+        (people.portal, people.ben),
+        (people.other, people.stranger),
+        (people.other, people.ana),
+    ):
         assert database.read_now(queries.subject, portal.id, who.id, row.id) is None
         assert database.read_now(queries.plans, portal.id, who.id) == []
     assert len(database.read_now(queries.plans, people.portal.id, people.ana.id)) == 1

@@ -119,7 +119,9 @@ def test_days_are_those_of_the_portals_zone() -> None:
     assert formats("en", "Europe/Berlin").day_text(date(2026, 12, 11)) == "11 Dec 2026"
 
 
-@pytest.mark.parametrize(("locale", "text"), [("en", "5 Mar 2027"), ("de", "5. März 2027"), ("fr", "5 mars 2027")])
+@pytest.mark.parametrize(
+    ("locale", "text"), [("en", "5 Mar 2027"), ("de", "5. März 2027"), ("fr", "5 mars 2027")]
+)
 def test_months_are_letters_in_every_language(locale: str, text: str) -> None:
     assert Format(locale, "UTC").day_text(date(2027, 3, 5)) == text
 
@@ -206,7 +208,9 @@ def test_templates_and_shared_code_name_no_processor() -> None:
     names = {"stripe", "paypal", "adyen", "klarna", "mollie", "razorpay", "paystack"}
     names |= {"flutterwave", "payfast", "midtrans", "xendit", "instamojo"}
     shared = [*PAGES, *PORTAL.glob("static/portal.*"), *PORTAL.glob("views/*.py")]
-    shared += [PORTAL / name for name in ("queries.py", "words.py", "upcoming.py", "render.py", "intervals.py")]
+    shared += [
+        PORTAL / name for name in ("queries.py", "words.py", "upcoming.py", "render.py", "intervals.py")
+    ]
     for path in shared:
         found = set(re.findall(r"[a-z]+", path.read_text().lower())) & names
         assert found == set(), path.name
@@ -221,8 +225,6 @@ def test_the_catalogue_holds_every_text() -> None:
         for message in extract_from_dir(PORTAL, mapping, options)
     }
     kept = read_po(BytesIO((PORTAL / "locale/portal.pot").read_bytes()))
-    known = {
-        message.id if isinstance(message.id, str) else message.id[0] for message in kept if message.id
-    }
+    known = {message.id if isinstance(message.id, str) else message.id[0] for message in kept if message.id}
     assert found - known == set(), "run: pybabel extract, see docs"
     assert known - found == set(), "run: pybabel extract, see docs"

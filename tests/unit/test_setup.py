@@ -45,9 +45,10 @@ def test_continuous_integration_runs_the_tests_and_nothing_else() -> None:
     assert "bin/test" in (ROOT / ".ci/run").read_text()
 
 
-@pytest.mark.skipif(not (ROOT / ".venv/set-up").exists(), reason="this environment was not made by bin/test")
 @pytest.mark.parametrize("purpose", ["demo", "test"])
 def test_second_time_there_is_nothing_to_do(purpose: str) -> None:
+    if bash("usable_environment").returncode:
+        pytest.skip("this environment was not made by bin/test, or not from what stands here now")
     begun = time.monotonic()
     done = bash(f"setup {purpose}")
     assert done.returncode == 0, done.stderr
@@ -134,8 +135,15 @@ def test_environment_is_made_anew_when_what_it_came_from_changed(
         with (copy / {"lock": "requirements.lock", "configuration": "pyproject.toml"}[change]).open(
             "a"
         ) as file:
-            file.write("# changed\n")
+            file.write("\n[project.more]\n")
     assert bash("stamp", copy).stdout != before
+
+
+def test_environment_stays_when_only_a_tool_is_set_otherwise(copy: Path) -> None:
+    before = bash("stamp", copy).stdout
+    with (copy / "pyproject.toml").open("a") as file:
+        file.write("\n[tool.ruff.more]\nanything = 1\n")
+    assert bash("stamp", copy).stdout == before
 
 
 def test_lock_names_no_host_and_hashes_every_package() -> None:

@@ -106,7 +106,10 @@ def test_a_price_agreed_for_later_holds_from_its_day() -> None:
 
 def test_a_next_amount_that_differs_makes_the_later_ones_estimates() -> None:
     found = of(next_minor=1200)
-    assert [(charge.minor, charge.certainty) for charge in found[:2]] == [(1200, "fixed"), (2400, "estimated")]
+    assert [(charge.minor, charge.certainty) for charge in found[:2]] == [
+        (1200, "fixed"),
+        (2400, "estimated"),
+    ]
 
 
 def test_a_fixed_term_ends() -> None:
@@ -115,7 +118,13 @@ def test_a_fixed_term_ends() -> None:
 
 def test_begun_on_the_31st() -> None:
     found = of(next_on=date(2026, 11, 30), started_at=datetime(2026, 8, 31, tzinfo=UTC))
-    assert [charge.on.isoformat()[5:] for charge in found[:5]] == ["11-30", "12-31", "01-31", "02-28", "03-31"]
+    assert [charge.on.isoformat()[5:] for charge in found[:5]] == [
+        "11-30",
+        "12-31",
+        "01-31",
+        "02-28",
+        "03-31",
+    ]
 
 
 def test_what_is_past_is_left_out() -> None:
@@ -151,7 +160,9 @@ def test_currencies_are_never_added_and_estimates_are_marked() -> None:
     st.integers(1, 24),
     st.dates(date(2026, 1, 1), date(2028, 1, 1)),
 )
-def test_charges_lie_within_twelve_months_and_have_names_of_their_own(unit: str, count: int, first: date) -> None:
+def test_charges_lie_within_twelve_months_and_have_names_of_their_own(
+    unit: str, count: int, first: date
+) -> None:
     found = of(interval_unit=unit, interval_count=count, next_on=first)
     assert all(TODAY <= charge.on <= date(2027, 11, 22) for charge in found)
     assert len({charge.uid for charge in found}) == len(found)

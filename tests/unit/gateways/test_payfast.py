@@ -883,7 +883,10 @@ def test_itn_of_a_renewal_books_the_payment_in_rand_and_reads_the_subscription()
     (payment,), (order,), (subscription,) = snapshot.payments, snapshot.orders, snapshot.subscriptions
     assert (payment.remote_id, payment.status, payment.amount) == ("1093377", "paid", Money(12000, "ZAR"))
     assert (payment.order, payment.subscription, payment.email) == ("SO-7", TOKEN, "thandi@example.org")
-    assert (payment.created_at, snapshot.as_of) == (None, NOW - timedelta(minutes=3))  # an ITN names no moment
+    assert (payment.created_at, snapshot.as_of) == (
+        None,
+        NOW - timedelta(minutes=3),
+    )  # an ITN names no moment
     assert (order.remote_id, order.status, order.subscription) == ("SO-7", "paid", TOKEN)
     assert knows(order) == {"status", "number", "email", "title", "subscription"}
     assert (subscription.email, subscription.title) == ("thandi@example.org", "Tea club")
