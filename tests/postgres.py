@@ -80,12 +80,6 @@ class Server:
             connection.execute(f"CREATE DATABASE {database} TEMPLATE {template}")
         return self.url(database)
 
-    def pids(self) -> set[int]:
-        """The server's processes, for who measures what they use."""
-        main = int((self._folder / "data/postmaster.pid").read_text().split()[0])
-        children = Path(f"/proc/{main}/task/{main}/children").read_text()
-        return {main, *map(int, children.split())}
-
     def _make(self) -> None:
         word = self._folder / "password"
         word.write_text(self._password)

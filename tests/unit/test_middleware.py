@@ -120,16 +120,18 @@ GOOD_HOSTS = {
     "ACCOUNT.KORA.EXAMPLE:443": "kora",
 }
 BAD_HOSTS = [
-    "", " ", "localhost", "localhost:80", ".localhost", "acme", "acme.", "acme.localhost.", "acme.localhost.:80",
-    "acme..localhost", ".acme.localhost", "-acme.localhost", "acme-.localhost", "acme.localhost:", "acme.localhost:0",
-    "acme.localhost:65536", "acme.localhost:99999", "acme.localhost:8x", "acme.localhost:-1", "acme.localhost:80:80",
-    "acme.localhost:+80", "acme.localhost: 80", " acme.localhost", "acme.localhost ", "acme.localhost\t",
-    "acme.localhost,kora.localhost", "acme.localhost kora.localhost", "user@acme.localhost", "evil.example@acme.localhost",
-    "acme.localhost/", "acme.localhost/customers", "acme.localhost?x", "acme.localhost#x", "acme.localhost\\", "acme%2elocalhost",
-    "acme.localhost%00", "http://acme.localhost", "[::1]", "127.0.0.1", "127.0.0.1:8000", "evil.example",
-    "evil.example.acme.localhost", "acme.localhost.evil.example", "xacme.localhost", "acmex.localhost", "acme_.localhost",
-    "*.localhost", "%", "admin.localhost", "kora.example", "x.account.kora.example", "acme.account.kora.example",
-    "a" * 64 + ".localhost", "acme." * 60 + "localhost",
+    "", " ", "localhost", "localhost:80", ".localhost", "acme", "acme.", "acme.localhost.",
+    "acme.localhost.:80", "acme..localhost", ".acme.localhost", "-acme.localhost", "acme-.localhost",
+    "acme.localhost:", "acme.localhost:0", "acme.localhost:65536", "acme.localhost:99999",
+    "acme.localhost:8x", "acme.localhost:-1", "acme.localhost:80:80", "acme.localhost:+80",
+    "acme.localhost: 80", " acme.localhost", "acme.localhost ", "acme.localhost\t",
+    "acme.localhost,kora.localhost", "acme.localhost kora.localhost", "user@acme.localhost",
+    "evil.example@acme.localhost", "acme.localhost/", "acme.localhost/customers", "acme.localhost?x",
+    "acme.localhost#x", "acme.localhost\\", "acme%2elocalhost", "acme.localhost%00",
+    "http://acme.localhost", "[::1]", "127.0.0.1", "127.0.0.1:8000", "evil.example",
+    "evil.example.acme.localhost", "acme.localhost.evil.example", "xacme.localhost", "acmex.localhost",
+    "acme_.localhost", "*.localhost", "%", "admin.localhost", "kora.example", "x.account.kora.example",
+    "acme.account.kora.example", "a" * 64 + ".localhost", "acme." * 60 + "localhost",
 ]  # fmt: skip
 
 
@@ -144,6 +146,7 @@ def test_a_portal_answers_on_its_names(database: Database, kora: models.Portal, 
 
 
 def test_any_other_host_is_misdirected(database: Database, kora: models.Portal) -> None:
+    make_portal(database, "admin")  # the merchant side's own name is nobody else's
     client = probe(database)
     assert len(BAD_HOSTS) >= 40
     for host in BAD_HOSTS:

@@ -46,13 +46,17 @@ class Visit:
         self.portal = make_portal(database, slug, **{"name": "Acme Coffee", **fields})
         self.account = make_account(database, self.portal, label="Shop account")
         self.customer = make_customer(database, self.portal)
-        settings = Settings(scheme="http", base_domain="localhost", master_keys=MASTER_KEY)  # type: ignore[arg-type]
+        settings = Settings(scheme="http", base_domain="localhost", master_keys=MASTER_KEY)
         self.client = TestClient(create_app(settings, database), base_url=f"http://{slug}.localhost")
         self.client.cookies.set("portal", sign_in(database, self.customer))
 
-    def get(self, path: str, partial: bool = False, status: int = 200, **headers: str) -> str:
+    def get(
+        self, path: str, partial: bool = False, status: int = 200, headers: dict[str, str] | None = None
+    ) -> str:
         answer = self.client.get(
-            f"/customers/{path}", headers={**(PARTIAL if partial else {}), **headers}, follow_redirects=False
+            f"/customers/{path}",
+            headers={**(PARTIAL if partial else {}), **(headers or {})},
+            follow_redirects=False,
         )
         assert answer.status_code == status, answer.text
         return answer.text
@@ -240,7 +244,7 @@ def test_more_rows_come_alone_and_say_how_many(visit: Visit) -> None:
     for tab, noun in (("orders", "orders"), ("payments", "payments")):
         link = re.search(rf'href="/customers/({tab}\?after=[\w-]+)"', visit.get(tab))
         assert link
-        more = visit.get(link[1], partial=True, **{"HX-Target": "p#more"})
+        more = visit.get(link[1], partial=True, headers={"HX-Target": "p#more"})
         assert "<nav" not in more
         assert more.count("<hx-partial") == 3
         assert f"25 more {noun}" in words(more)
@@ -537,7 +541,11 @@ def test_an_action_under_way_is_being_checked_and_looks_again_by_itself(visit: V
 
 
 def test_an_action_that_takes_long_says_so_and_looks_seldom(visit: Visit) -> None:
-    told = {"told_late_at": NOW, "created_at": NOW - timedelta(minutes=16), "error": "It was slow."}
+    told: dict[str, Any] = {
+        "told_late_at": NOW,
+        "created_at": NOW - timedelta(minutes=16),
+        "error": "It was slow.",
+    }
     card = with_action(visit, "checking", **told)
     assert "takes longer than usual" in words(card)
     assert "It was slow." in words(card)
@@ -546,7 +554,7 @@ def test_an_action_that_takes_long_says_so_and_looks_seldom(visit: Visit) -> Non
 
 
 def test_what_is_proven_names_who_confirmed_it_and_when(visit: Visit) -> None:
-    done = {"confirmed_at": NOW, "closed_at": NOW, "row": {"status": "cancelled"}}
+    done: dict[str, Any] = {"confirmed_at": NOW, "closed_at": NOW, "row": {"status": "cancelled"}}
     card = with_action(visit, "confirmed", **done)
     assert 'data-proof="confirmed"' in card
     assert "Cancelled. Stripe confirmed at 10:00 UTC. Reference K7M-2QX." in words(card)

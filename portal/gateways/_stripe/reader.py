@@ -159,7 +159,7 @@ class Reader:
         one = await self._wire.read(f"/v1/customers/{customer_id}")
         found: list[Record] = [shapes.customer_record(one)]
         if not one.get("deleted"):
-            expand = ["data.default_payment_method", "data.latest_invoice"]
+            expand = ["data.latest_invoice"]
             async for row in self._wire.all(
                 "/v1/subscriptions", customer=one["id"], status="all", expand=expand
             ):
@@ -167,7 +167,7 @@ class Reader:
         return found
 
     async def _subscription(self, subscription_id: str) -> list[Record]:
-        expand = ["customer", "default_payment_method", "latest_invoice"]
+        expand = ["customer", "latest_invoice"]
         one = await self._wire.read(f"/v1/subscriptions/{subscription_id}", expand=expand)
         owner = as_dict(one.get("customer"))
         return [
