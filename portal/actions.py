@@ -362,11 +362,13 @@ def _take_lease(db: Session, action_id: int, again: bool, now: datetime) -> bool
 
 def _answered(db: Session, action_id: int, snapshot: Snapshot, now: datetime) -> str:
     """The processor took it: write what it says and see whether that proves it."""
-    action = db.get_one(models.Action, action_id)
+    action = _held(db, action_id)
     account = db.get_one(models.Account, action.account_id)
-    action.phase, action.error = "checking", None
     sync.apply(db, account, snapshot)
     db.flush()
+    if action.closed_at is not None:  # a webhook was faster than the answer
+        return action.phase
+    action.phase, action.error = "checking", None
     if action.capability != "pay_now" and _proof(account, action) == "answer":
         _confirm(db, action, now)
     else:
@@ -378,7 +380,9 @@ def _answered(db: Session, action_id: int, snapshot: Snapshot, now: datetime) ->
 
 def _failed(db: Session, action_id: int, error: GatewayError, now: datetime) -> str:
     """It did not work, or nobody knows. Unknown stays open until it is read back; a cancel is tried again by us."""
-    action = db.get_one(models.Action, action_id)
+    action = _held(db, action_id)
+    if action.closed_at is not None:
+        return action.phase
     sent = isinstance(error, Unavailable) and error.sent
     ours_to_finish = isinstance(error, Unavailable) and action.capability in (
         "cancel_now",
@@ -408,7 +412,7 @@ def _give_back(db: Session, action: models.Action, sentence: str, now: datetime)
 
 
 def _away(db: Session, action_id: int, state: dict[str, str], now: datetime) -> None:
-    action = db.get_one(models.Action, action_id)
+    action = _held(db, action_id)
     action.phase, action.leave_state, action.error = "away", state, None
     action.lease_until = now + timedelta(hours=1)
 
@@ -724,6 +728,11 @@ def _locked(db: Session, portal_id: int, customer_id: int, subscription_id: int)
     if row is None:
         raise LookupError(subscription_id)
     return row
+
+
+def _held(db: Session, action_id: int) -> models.Action:
+    """An action under its lock: web and worker may both have word of it."""
+    return db.get_one(models.Action, action_id, with_for_update=True)
 
 
 def _with_account(db: Session, action_id: int) -> tuple[models.Action, models.Subscription, models.Account]:

@@ -13,7 +13,8 @@ from tests.e2e.pages.signing_in import SigningIn, sign_in
 
 
 def _link(demo: Demo, email: str) -> str:
-    return next(link for link in demo.mail(email)["links"] if "/customers/login/" in link)
+    links: list[str] = demo.mail(email)["links"]
+    return next(link for link in links if "/customers/login/" in link)
 
 
 def test_by_link(page: Page, demo: Demo) -> None:

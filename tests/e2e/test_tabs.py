@@ -98,7 +98,7 @@ def test_upcoming_totals_by_month_and_currency_and_a_calendar(page: Page, demo: 
     expect(main).to_contain_text("Rooibos club")
     answer = demo.fetch(page, f"{demo.acme}/customers/upcoming.ics")
     assert answer.headers["content-type"].startswith("text/calendar")
-    assert answer.text().startswith("BEGIN:VCALENDAR\r\n")
+    assert answer.text.startswith("BEGIN:VCALENDAR\r\n")
 
 
 def test_nothing_yet_names_the_address(page: Page, demo: Demo) -> None:

@@ -90,7 +90,7 @@ class Scene:
     def __init__(self, database: Database, gateway: FakeGateway, processor: str, **fields: Any) -> None:
         self.database = database
         self.gateway = gateway
-        self.settings = Settings(master_keys=MASTER_KEY, scheme="http")  # type: ignore[arg-type]
+        self.settings = Settings(master_keys=MASTER_KEY, scheme="http")
         self.vault = Vault(MASTER_KEY)
         portal = make_portal(database)
         self.account = make_account(database, portal, processor, options=fields.pop("options", []))
@@ -286,6 +286,28 @@ def test_a_crash_between_claim_and_call_is_finished_by_the_worker(scene: Callabl
     assert len(on.gateway.calls) == 1
 
 
+@pytest.mark.parametrize("ends", ["answer", "time-out"])
+def test_a_webhook_that_is_faster_than_the_answer_has_the_last_word(
+    scene: Callable[..., Scene], ends: str
+) -> None:
+    on = scene()
+
+    async def overtaken(ref: Ref, key: str) -> Snapshot:
+        on.gateway.status = "cancels_at_period_end"
+        snapshot = on.gateway.snapshot()
+        await on.database.write(on.worker._write, on.account, snapshot)
+        if ends == "time-out":
+            raise Unavailable("It does not answer.", sent=True)
+        return snapshot
+
+    on.gateway.cancel_at_period_end = overtaken  # type: ignore[method-assign]
+    done = on.do("cancel_at_period_end")
+    action = on.action(done.action_id)
+    assert (done.phase, action.phase) == ("confirmed", "confirmed")
+    assert action.closed_at is not None
+    assert on.mails() == ["cancelled"]
+
+
 def test_stranger_gets_nothing(scene: Callable[..., Scene]) -> None:
     on = scene()
     stranger = make_customer(on.database, make_portal(on.database, "kora"), "eve@example.com")
@@ -324,6 +346,7 @@ def test_schedule_waits_can_be_undone_and_calls_nobody_till_then(scene: Callable
     row = on.row()
     assert done.phase == "scheduled"
     assert row.cancel_scheduled_at is not None
+    assert on.subscription.current_period_end is not None
     assert on.subscription.current_period_end - row.cancel_scheduled_at >= timedelta(hours=24)
     assert on.gateway.calls == []
     assert on.offers()["undo_cancel"].ok

@@ -1,6 +1,7 @@
 """Snapshots become rows: newest wins field by field, whatever the order of arrival."""
 
 import secrets
+from collections.abc import Iterable
 from datetime import date, datetime, timedelta
 from itertools import permutations
 from typing import Any
@@ -126,13 +127,18 @@ def test_all_720_orders_of_six_events_end_equal(database: Database) -> None:
     ends = set()
     for number, order in enumerate(permutations(six())):
         account = make_account(database, portal)
-        for snapshot in order:
-            database.write_now(sync.apply, account, snapshot)
+        database.write_now(_apply_all, account, order)
         ends.add(database.read_now(_picture, account))
         assert len(ends) == 1, f"order {number} ended otherwise"
     (picture,) = ends
     assert "cancels_at_period_end" in picture
     assert "ana@example.com" in picture
+
+
+def _apply_all(db: Session, account: models.Account, order: Iterable[Snapshot]) -> None:
+    for snapshot in order:
+        sync.apply(db, account, snapshot)
+        db.flush()
 
 
 def _picture(db: Session, account: models.Account) -> str:
@@ -194,8 +200,8 @@ def test_any_words_in_any_order_end_equal_even_at_the_same_moment(
     assert len(pictures) == 1
 
 
-def one(database: Database, model: Any) -> Any:
-    return database.read_now(lambda db: db.execute(select(model)).scalar_one())
+def one(database: Database, model: Any, *where: Any) -> Any:
+    return database.read_now(lambda db: db.execute(select(model).where(*where)).scalar_one())
 
 
 def test_older_snapshot_never_overwrites_a_newer_one(database: Database) -> None:
@@ -237,7 +243,7 @@ def test_rows_follow_the_processors_record_when_it_comes_late_or_changes_its_add
         record = CustomerRecord(remote_id="cus_1", email=email)
         database.write_now(sync.apply, account, Snapshot(as_of=at(minute), customers=(record,)))
         row = one(database, models.Order)
-        person = database.read_now(lambda db, i=row.customer_id: db.get_one(models.Customer, i))
+        person = one(database, models.Customer, models.Customer.id == row.customer_id)
         assert person.email == email
 
 

@@ -33,7 +33,7 @@ NEXT_KEYS = ("", "-b", "-c", "-d")  # what follows a key whose answer Stripe kee
 _callers = ThreadPoolExecutor(16, thread_name_prefix="stripe")
 
 
-@dataclass
+@dataclass(eq=False)
 class Refusal(Exception):
     """What came instead of an object: Stripe's error, or no answer at all (status 0)."""
 
@@ -134,11 +134,9 @@ class Wire:
         try:
             answer = self._client().raw_request(method, path, **params).data
         except stripe.StripeError as error:
-            said = (error.json_body or {}).get("error") if isinstance(error.json_body, dict) else None
             reached = not isinstance(error.__cause__, httpx.ConnectError | httpx.ConnectTimeout)
-            raise Refusal(
-                error.http_status or 0, said if isinstance(said, dict) else {}, error.headers or {}, reached
-            ) from error
+            refusal = Refusal(error.http_status or 0, _said(error.json_body), error.headers or {}, reached)
+            raise refusal from None  # its own text may hold a key
         if not isinstance(answer, dict):
             raise Refusal(502)
         return answer
@@ -230,13 +228,25 @@ def _transport(client: httpx.Client, total: float) -> "stripe.HTTPClient":
     return Transport()
 
 
+def _said(body: object) -> Json:
+    """Stripe's error out of an answer, without the rest of a key that it may name."""
+    found = body.get("error") if isinstance(body, dict) else None
+    if not isinstance(found, dict):
+        return {}
+    message = re.sub(r"\b([sr]k_(?:live|test)_)\S+", r"\1…", str(found.get("message") or ""))
+    return {**found, "message": message}
+
+
 def error_of(refusal: Refusal, writes: bool) -> GatewayError:
     """Stripe's answer as one of ours. Only where it surely had no effect does the sentence say so."""
     said = refusal.error
     code, status = str(said.get("code") or ""), refusal.status
     hint = _hint(refusal)
-    if code == "lock_timeout" or status == 409:
+    if code == "lock_timeout":
         return Unavailable("Stripe is busy with this at the moment. Nothing was changed.", hint, LOCK_REST_S)
+    if status == 409:  # of a write: an earlier call under the same key may still be at work
+        sentence = "Stripe is busy with this at the moment; we are looking how it stands."
+        return Unavailable(sentence, hint, LOCK_REST_S, sent=writes)
     if status == 429 or code == "rate_limit":
         rest = _seconds(refusal.headers.get("retry-after"))
         return Unavailable("Stripe is busy at the moment. Nothing was changed.", hint, rest)
@@ -257,10 +267,10 @@ def error_of(refusal: Refusal, writes: bool) -> GatewayError:
 
 
 def _hint(refusal: Refusal) -> str:
-    """For the merchant, in Stripe's words; a key in them is cut out."""
+    """For the merchant, in Stripe's words."""
     if refusal.status == 0:
         return "No answer from Stripe." if refusal.reached else "Stripe could not be reached."
-    message = re.sub(r"\b([sr]k_(?:live|test)_)\S+", r"\1…", str(refusal.error.get("message") or ""))
+    message = str(refusal.error.get("message") or "")
     if refusal.status == 401:
         return f"Stripe refuses the key: {message}"
     if refusal.status == 403:
