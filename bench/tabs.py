@@ -524,7 +524,8 @@ def measure(servers: dict[str, Served], rounds: int, requests: int) -> dict[str,
     cuts = statistics.quantiles(found["tab"].times, n=100)
     return {
         **{f"{name}_cpu_us": round(cost) for name, cost in cpu.items()},
-        **{f"vs_{name}": round(cpu["tab"] / cost, 2) for name, cost in cpu.items() if name != "tab"},
+        **({"vs_bare": round(cpu["tab"] / cpu["bare"], 2)} if "bare" in cpu else {}),
+        **({"vs_django": round(cpu["django"] / cpu["tab"], 2)} if "django" in cpu else {}),
         "p50_ms": round(cuts[49], 2),
         "p99_ms": round(cuts[98], 2),
     }

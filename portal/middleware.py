@@ -160,10 +160,16 @@ class SecurityHeaders:
             "Permissions-Policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
             "Cache-Control": "private, no-store",
         }
+        self.for_files = {
+            name: self.fixed[name] for name in ("X-Content-Type-Options", "Cross-Origin-Resource-Policy")
+        }
         if secure:
             self.fixed["Strict-Transport-Security"] = "max-age=31536000"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # A stylesheet or script is no page: what governs pages would only weigh on it.
+        is_file = scope["type"] == "http" and scope["path"].startswith("/customers/static/")
+        fixed = self.for_files if is_file else self.fixed
         # A picture in a mail is shown by the pages of somebody's web mail.
         elsewhere = scope["type"] == "http" and scope["path"].startswith("/customers/logo/")
 
@@ -172,7 +178,7 @@ class SecurityHeaders:
                 headers = MutableHeaders(scope=message)
                 if elsewhere:
                     headers["Cross-Origin-Resource-Policy"] = "cross-origin"
-                for name, value in self.fixed.items():
+                for name, value in fixed.items():
                     headers.setdefault(name, value)
             await send(message)
 

@@ -162,9 +162,10 @@ class Capability(_Offer):
     @model_validator(mode="after")
     def _is_whole(self) -> "Capability":
         for offer in [self, *(self._with(entry) for entry in self.when)]:
-            if (offer.how is not None) != (offer.mode == "emulated"):
-                if not (offer.mode == "emulated" and offer.certainty):  # next_payment has no `how`
-                    raise ValueError("`how` goes with the mode emulated, and only with it")
+            emulated = offer.mode == "emulated"
+            worked_out = emulated and offer.certainty  # next_payment has no `how`
+            if (offer.how is not None) != emulated and not worked_out:
+                raise ValueError("`how` goes with the mode emulated, and only with it")
             if offer.mode == "guided" and not (offer.steps and offer.link):
                 raise ValueError("guided needs `steps` and `link`")
         return self

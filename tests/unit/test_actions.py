@@ -1,7 +1,7 @@
 """Actions: what is offered, one call a wish, proof by reading back, and what becomes of failures."""
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -162,16 +162,14 @@ def gateway() -> FakeGateway:
 
 
 @pytest.fixture
-def scene(
-    database: Database, gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Callable[..., Scene]]:
+def scene(database: Database, gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Scene]:
     for module in (actions, work):
         monkeypatch.setattr(module, "open_gateway", lambda *_args, **_kwargs: gateway)
 
     def make(processor: str = "stripe", **fields: Any) -> Scene:
         return Scene(database, gateway, processor, **fields)
 
-    yield make
+    return make
 
 
 def test_cancel_is_confirmed_by_what_the_processor_says(scene: Callable[..., Scene]) -> None:
