@@ -85,6 +85,14 @@ def print_facts(
             typer.echo(f"  {key:24}{capability.mode}{how}")
 
 
+@gateway.command("table")
+def print_table() -> None:
+    """The table of the README: features per processor, in Markdown."""
+    from portal.gateways.capabilities import features_table
+
+    typer.echo(features_table())
+
+
 def _or_say_why(run: object) -> None:
     """Problems of set-up in one line instead of a traceback."""
     from portal.vault import VaultError

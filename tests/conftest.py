@@ -21,6 +21,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default="auto",
         help="Databases for the tests that use one; by default both, or SQLite alone where there is no PostgreSQL.",
     )
+    parser.addoption("--screenshots", action="store_true", help="Write the pictures of the documents.")
 
 
 def pytest_report_header(config: pytest.Config) -> str:

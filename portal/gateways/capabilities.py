@@ -312,3 +312,36 @@ def disagreements(processor: str, adapter: type) -> list[str]:
     if ("processor" in documents) != has("invoice_document"):
         found.append(f"{processor}: `documents` and invoice_document do not agree")
     return found
+
+
+_FEATURES: dict[str, Key] = {
+    "Invoice": "invoice",
+    "Update payment method": "update_payment_method",
+    "Cancel now": "cancel_now",
+    "Cancel at period end": "cancel_at_period_end",
+    "Undo cancel": "undo_cancel",
+    "Pause": "pause",
+    "Resume": "resume",
+    "Change plan": "change_plan",
+    "Pay now": "pay_now",
+}
+
+
+def features_table() -> str:
+    """What each processor lets a customer do, as a Markdown table made from the facts."""
+    lines = [
+        f"| processor | {' | '.join(_FEATURES)} |",
+        f"|---|{'---|' * len(_FEATURES)}",
+    ]
+    for name in processors():
+        table = facts(name)
+        cells = [_cell(table.capabilities[key]) for key in _FEATURES.values()]
+        lines.append(f"| {table.label} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _cell(capability: Capability) -> str:
+    if capability.documents:
+        return ", ".join(capability.documents)
+    words = {"none": "–"}.get(capability.mode, capability.mode)
+    return f"{words}: {capability.how}" if capability.how else words

@@ -1,0 +1,277 @@
+"""Deliveries: proved, kept once, answered; handled by the worker, who asks the processor."""
+
+import asyncio
+import hashlib
+import hmac
+import json
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+from sqlalchemy.exc import OperationalError
+from starlette.testclient import TestClient
+
+from portal import clock, models, webhooks, work
+from portal.app import create_app
+from portal.db import Database
+from portal.gateways.base import BadSignature, Event, Gone, Snapshot, SubscriptionRecord, Unavailable
+from portal.settings import Settings
+from tests.unit.builders import MASTER_KEY, make_account, make_portal
+
+SECRET = "whsec_test_0001"
+KEYS = {"secret_key": "sk_test_Sample000000000001", "webhook_secret": SECRET}
+
+
+@pytest.fixture
+def settings() -> Settings:
+    return Settings(master_keys=MASTER_KEY, scheme="http")
+
+
+@pytest.fixture
+def account(database: Database) -> models.Account:
+    return make_account(database, make_portal(database), "stripe", KEYS)
+
+
+@pytest.fixture
+def client(database: Database, settings: Settings) -> Iterator[TestClient]:
+    with TestClient(create_app(settings, database), base_url="http://anything.example") as client:
+        yield client
+
+
+def body(event_id: str = "evt_1", kind: str = "customer.subscription.updated") -> bytes:
+    event = {
+        "id": event_id,
+        "object": "event",
+        "type": kind,
+        "api_version": "2026-10-28.endive",
+        "created": int(clock.now().timestamp()),
+        "livemode": False,
+        "data": {"object": {"id": "sub_1", "object": "subscription", "status": "active"}},
+    }
+    return json.dumps(event).encode()
+
+
+def signed(content: bytes, secret: str = SECRET) -> dict[str, str]:
+    at = str(int(clock.now().timestamp()))
+    digest = hmac.new(secret.encode(), f"{at}.".encode() + content, hashlib.sha256).hexdigest()
+    return {"Stripe-Signature": f"t={at},v1={digest}", "Content-Type": "application/json"}
+
+
+def rows(database: Database, model: Any) -> list[Any]:
+    return list(database.read_now(lambda db: db.execute(select(model)).scalars().all()))
+
+
+def test_a_delivery_is_kept_as_raw_bytes_with_its_job(
+    client: TestClient, database: Database, account: models.Account
+) -> None:
+    content = body()
+    answer = client.post(f"/webhooks/{account.token}", content=content, headers=signed(content))
+    assert (answer.status_code, answer.content) == (200, b"")
+    (event,) = rows(database, models.Event)
+    assert (event.event_id, event.body, event.handled_at) == ("evt_1", content, None)
+    assert [job.kind for job in rows(database, models.Job)] == ["event"]
+    assert "signature" not in json.dumps(event.headers).lower()
+
+
+def test_a_duplicate_is_answered_and_kept_once(
+    client: TestClient, database: Database, account: models.Account
+) -> None:
+    content = body()
+    for _ in range(5):
+        answer = client.post(f"/webhooks/{account.token}", content=content, headers=signed(content))
+        assert answer.status_code == 200
+    assert len(rows(database, models.Event)) == 1
+    assert len(rows(database, models.Job)) == 1
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{}, {"Stripe-Signature": ""}, {"Stripe-Signature": "t=1,v1=0"}, {"Stripe-Signature": "v1=" + "a" * 64}],
+)
+def test_what_is_not_proved_leaves_no_trace(
+    client: TestClient, database: Database, account: models.Account, headers: dict[str, str]
+) -> None:
+    answer = client.post(f"/webhooks/{account.token}", content=body(), headers=headers)
+    assert answer.status_code == 400
+    assert rows(database, models.Event) == rows(database, models.Job) == []
+
+
+def test_another_accounts_secret_proves_nothing(
+    client: TestClient, database: Database, account: models.Account
+) -> None:
+    content = body()
+    answer = client.post(
+        f"/webhooks/{account.token}", content=content, headers=signed(content, "whsec_another")
+    )
+    assert answer.status_code == 400
+
+
+def test_unknown_address_is_404_and_get_is_refused(client: TestClient, account: models.Account) -> None:
+    assert client.post("/webhooks/nobody", content=b"{}").status_code == 404
+    assert client.get(f"/webhooks/{account.token}").status_code == 405
+
+
+def test_too_large_a_body_is_cut_off(client: TestClient, account: models.Account) -> None:
+    answer = client.post(f"/webhooks/{account.token}", content=b"x" * (1024 * 1024 + 1))
+    assert answer.status_code == 413
+
+
+def test_without_a_database_the_sender_is_asked_to_come_again(
+    client: TestClient, account: models.Account, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(*_: object, **__: object) -> None:
+        raise OperationalError("INSERT", {}, Exception("gone"))
+
+    monkeypatch.setattr(webhooks, "store", gone)
+    content = body()
+    answer = client.post(f"/webhooks/{account.token}", content=content, headers=signed(content))
+    assert answer.status_code == 503
+    assert answer.headers["retry-after"]
+
+
+class Fake:
+    """A gateway that answers refetches as told."""
+
+    def __init__(self, *answers: Any) -> None:
+        self.answers = list(answers)
+        self.seen: list[Event] = []
+
+    async def refetch(self, event: Event) -> Snapshot | None:
+        self.seen.append(event)
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer  # type: ignore[no-any-return]
+
+    async def aclose(self) -> None:
+        pass
+
+
+@pytest.fixture
+def worker(database: Database, settings: Settings) -> work.Worker:
+    return work.Worker(settings, database)
+
+
+def deliver(client: TestClient, account: models.Account, event_id: str = "evt_1", **more: str) -> None:
+    content = body(event_id, **more)
+    answer = client.post(f"/webhooks/{account.token}", content=content, headers=signed(content))
+    assert answer.status_code == 200
+
+
+def test_the_worker_believes_the_processor_and_not_the_event(
+    client: TestClient,
+    database: Database,
+    account: models.Account,
+    worker: work.Worker,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    said = SubscriptionRecord(remote_id="sub_1", status="past_due", email="ana@example.com")
+    fake = Fake(Snapshot(as_of=clock.now(), subscriptions=(said,)))
+    monkeypatch.setattr(work, "open_gateway", lambda *_a, **_k: fake)
+    deliver(client, account)
+    asyncio.run(worker.drain())
+    (row,) = rows(database, models.Subscription)
+    assert row.status == "past_due"  # the event said active
+    (event,) = rows(database, models.Event)
+    assert event.handled_at is not None
+    assert fake.seen[0].subject is not None
+
+
+@pytest.mark.parametrize("answer", [None, Gone("", "no such object"), BadSignature("not confirmed")])
+def test_what_the_processor_does_not_know_changes_nothing(
+    client: TestClient,
+    database: Database,
+    account: models.Account,
+    worker: work.Worker,
+    monkeypatch: pytest.MonkeyPatch,
+    answer: Any,
+) -> None:
+    monkeypatch.setattr(work, "open_gateway", lambda *_a, **_k: Fake(answer))
+    deliver(client, account, kind="something.unheard_of")
+    asyncio.run(worker.drain())
+    (event,) = rows(database, models.Event)
+    assert event.handled_at is not None
+    assert rows(database, models.Subscription) == []
+
+
+def test_a_poison_event_is_set_aside_after_twelve_tries_and_blocks_nobody(
+    client: TestClient,
+    database: Database,
+    account: models.Account,
+    worker: work.Worker,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(work, "open_gateway", lambda *_a, **_k: Fake(KeyError("boom")))
+    deliver(client, account)
+    for _ in range(14):
+        asyncio.run(worker.drain())
+        clock.set_offset(clock.offset() + timedelta(hours=2))
+    (event,) = rows(database, models.Event)
+    (job,) = rows(database, models.Job)
+    assert event.parked_at is not None
+    assert (job.attempts, job.parked_at is not None) == (12, True)
+    good = Snapshot(as_of=clock.now(), subscriptions=(SubscriptionRecord(remote_id="s", status="active"),))
+    monkeypatch.setattr(work, "open_gateway", lambda *_a, **_k: Fake(good))
+    deliver(client, account, "evt_2")
+    asyncio.run(worker.drain())
+    assert len(rows(database, models.Subscription)) == 1
+
+
+def test_a_limited_processor_is_asked_again_when_it_said(
+    client: TestClient,
+    database: Database,
+    account: models.Account,
+    worker: work.Worker,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    good = Snapshot(as_of=clock.now(), subscriptions=(SubscriptionRecord(remote_id="s", status="active"),))
+    fake = Fake(Unavailable("", "limited", retry_after=300), good)
+    monkeypatch.setattr(work, "open_gateway", lambda *_a, **_k: fake)
+    deliver(client, account)
+    asyncio.run(worker.drain())
+    clock.set_offset(timedelta(seconds=200))
+    asyncio.run(worker.drain())
+    assert len(fake.seen) == 1
+    clock.set_offset(timedelta(seconds=310))
+    asyncio.run(worker.drain())
+    assert len(rows(database, models.Subscription)) == 1
+
+
+def test_a_worker_that_dies_loses_nothing(
+    client: TestClient,
+    database: Database,
+    account: models.Account,
+    worker: work.Worker,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    deliver(client, account)
+    claimed = database.write_now(work.claim, clock.now(), 10)
+    assert len(claimed) == 1  # and then it dies
+    assert database.write_now(work.claim, clock.now(), 10) == []
+    clock.set_offset(timedelta(minutes=5))
+    again = database.write_now(work.claim, clock.now(), 10)
+    assert [job.id for job in again] == [claimed[0].id]
+
+
+def test_each_job_goes_to_one_worker_only(database: Database) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    from portal.actions import enqueue
+
+    def fill(db: Any) -> None:
+        for number in range(200):
+            enqueue(db, "nothing", {"n": number}, clock.now(), None)
+
+    database.write_now(fill)
+
+    def take(_: int) -> list[int]:
+        mine: list[int] = []
+        while batch := database.write_now(work.claim, clock.now() + timedelta(seconds=1), 7):
+            mine += [job.id for job in batch]
+        return mine
+
+    with ThreadPoolExecutor(4) as pool:
+        taken = [job for mine in pool.map(take, range(4)) for job in mine]
+    assert len(taken) == len(set(taken)) == 200
