@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+from itsdangerous import BadSignature, Signer
 from sqlalchemy import select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
@@ -778,7 +779,22 @@ def _proof(account: models.Account, action: models.Action) -> str:
 
 
 def _return_url(settings: Settings, portal: PortalView, state: str | None) -> str:
-    return f"{settings.origin(portal.host)}/customers/return/{state}" if state else ""
+    if state is None:
+        return ""
+    signed = _signer(settings).sign(state).decode()
+    return f"{settings.origin(portal.host)}/customers/return/{signed}"
+
+
+def open_state(settings: Settings, text: str) -> str | None:
+    """The one-time state of a return address; None where we have not signed it, before any look into the database."""
+    try:
+        return _signer(settings).unsign(text).decode()
+    except BadSignature:
+        return None
+
+
+def _signer(settings: Settings) -> Signer:
+    return Signer(settings.secret_key.get_secret_value(), salt="return", digest_method=hashlib.sha256)
 
 
 def _hash(secret: str) -> str:

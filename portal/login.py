@@ -96,10 +96,10 @@ def ask(
     return request_id
 
 
-def _queue(db: Session, kind: str, payload: dict[str, Any], now: datetime) -> None:
+def _queue(db: Session, kind: str, payload: dict[str, Any], now: datetime, dedupe: str | None = None) -> None:
     job = models.Job.__table__  # type: ignore[attr-defined]
     values = {"kind": kind, "payload": payload, "run_at": now, "created_at": now, "attempts": 0}
-    sync.insert_once(db, job, {"id": new_id(), **values})
+    sync.insert_once(db, job, {"id": new_id(), "dedupe": dedupe, **values})
 
 
 def ask_again(
@@ -419,6 +419,8 @@ def _open_session(
         )
     )
     _know_device(db, customer, browser, user_agent, now)
+    # Once an hour at most the processors are asked how things stand, so that nobody reads yesterday's word for long.
+    _queue(db, "look_at_customer", {"customer": customer.id}, now, f"look:{customer.id}:{now:%Y%m%d%H}")
     return token
 
 

@@ -22,6 +22,8 @@ GRACE_S = 20
 async def serve(settings: Settings, host: str, port: int, with_worker: bool) -> None:
     """Web, and the worker beside it, until a signal; open requests and jobs in hand are finished."""
     configure_logging(settings)
+    if not with_worker:
+        refuse_private_secret(settings)
     database = Database(settings.database_url, settings.threads)
     refuse_old_schema(database)
     worker = Worker(settings, database) if with_worker else None
@@ -34,6 +36,7 @@ async def serve(settings: Settings, host: str, port: int, with_worker: bool) -> 
 async def work(settings: Settings) -> None:
     """The worker alone, until a signal."""
     configure_logging(settings)
+    refuse_private_secret(settings)
     database = Database(settings.database_url, settings.threads)
     refuse_old_schema(database)
     worker = Worker(settings, database)
@@ -96,3 +99,11 @@ def listen(host: str, port: int) -> socket.socket:
 def refuse_old_schema(database: Database) -> None:
     if not is_current(database):
         raise RuntimeError("The database is not at this version's schema. Run `portal migrate` first.")
+
+
+def refuse_private_secret(settings: Settings) -> None:
+    """Web and worker apart must share one secret: the worker makes the codes that the web checks."""
+    if "secret_key" not in settings.model_fields_set:
+        raise RuntimeError(
+            "Set PORTAL_SECRET_KEY to the same value for web and worker, for instance from `openssl rand -base64 32`."
+        )

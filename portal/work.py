@@ -29,6 +29,7 @@ LOCK = timedelta(seconds=120)
 TRIES = 12
 BEAT = timedelta(seconds=10)
 SWEEP = timedelta(hours=1)
+ASKED_AT_SIGN_IN = 20  # subscriptions
 KEEP_JOBS = timedelta(days=14)
 KEEP_BODIES = timedelta(days=30)
 
@@ -72,6 +73,7 @@ class Worker:
             "finish_method": self._finish_method,
             "scheduled_cancel": self._scheduled_cancel,
             "refresh": self._refresh,
+            "look_at_customer": self._look_at_customer,
             "backfill": self._backfill,
         }
 
@@ -207,6 +209,11 @@ class Worker:
         changes = await self.database.write(self._write, account, snapshot)
         await self.database.write(_follow, account, changes, clock.now())
 
+    async def _look_at_customer(self, payload: dict[str, Any]) -> None:
+        """Somebody has signed in: ask about what of theirs still goes on."""
+        await self.database.write(_want_refreshes, payload["customer"], clock.now())
+        nudge()
+
     async def _backfill(self, payload: dict[str, Any]) -> None:
         """Everything a processor lists; where it broke off is where the next try goes on."""
         account = await self.database.read(_account, payload["account"])
@@ -341,6 +348,23 @@ def _look_after(db: Session, account: models.Account, subscription_id: int, now:
         actions.enqueue(
             db, "refresh", {"subscription": row.id}, day, f"refresh:{row.id}:{day.date().isoformat()}"
         )
+
+
+def _want_refreshes(db: Session, customer_id: int, now: datetime) -> None:
+    row = models.Subscription
+    customer = db.get_one(models.Customer, customer_id)
+    live = db.execute(
+        select(col(row.id))
+        .where(
+            col(row.portal_id) == customer.portal_id,
+            col(row.customer_id) == customer_id,
+            col(row.status).not_in(("cancelled", "expired")),
+        )
+        .order_by(col(row.placed_at).desc(), col(row.id).desc())
+        .limit(ASKED_AT_SIGN_IN)
+    ).scalars()
+    for subscription_id in live:
+        actions.enqueue(db, "refresh", {"subscription": subscription_id}, now, None)
 
 
 def _handled(db: Session, event_id: int, now: datetime, error: str | None) -> None:

@@ -175,12 +175,12 @@ async def come_back(request: Request) -> Response:
     """A processor sends somebody back: the one-time state is spent, the look is queued, nothing is believed."""
     if request.method == "HEAD":
         return Response(status_code=200)
-    capability = await request.app.state.database.write(
-        actions.spend_state,
-        request.path_params["state"],
-        dict(request.query_params),
-        clock.now(),
-    )
+    state = actions.open_state(request.app.state.settings, request.path_params["state"])
+    capability = None
+    if state is not None:
+        capability = await request.app.state.database.write(
+            actions.spend_state, state, dict(request.query_params), clock.now()
+        )
     work.nudge()
     target = "/customers/subscriptions"
     return render.see_other(request, target if capability else f"{target}?back=again")

@@ -141,6 +141,14 @@ class Scene:
     def mails(self) -> list[str]:
         return sorted(job.payload["template"] for job in self.jobs("mail"))
 
+    def state_of(self, return_url: str) -> str:
+        signed = return_url.rsplit("/", 1)[1]
+        state = actions.open_state(self.settings, signed)
+        assert state is not None
+        assert actions.open_state(self.settings, signed + "x") is None
+        assert actions.open_state(self.settings, state) is None
+        return state
+
     def work_at(self, after: timedelta) -> None:
         """Let so much time pass and the worker do what is due then (mails apart)."""
         clock.set_offset(clock.offset() + after)
@@ -391,7 +399,7 @@ def test_new_card_is_checked_until_the_processor_shows_it(scene: Callable[..., S
     done = on.do("update_payment_method")
     assert done.leave == "https://checkout.stripe.com/c/pay/1"
     return_url = dict(on.gateway.calls)["start_method_update"]
-    state = return_url.rsplit("/", 1)[1]
+    state = on.state_of(return_url)
     spent = on.database.write_now(actions.spend_state, state, {"session_id": "forged"}, clock.now())
     assert spent == "update_payment_method"
     assert on.action(done.action_id).phase == "checking"
@@ -406,7 +414,7 @@ def test_new_card_is_checked_until_the_processor_shows_it(scene: Callable[..., S
 def test_coming_back_without_a_new_card_ends_in_a_plain_sentence(scene: Callable[..., Scene]) -> None:
     on = scene()
     done = on.do("update_payment_method")
-    state = dict(on.gateway.calls)["start_method_update"].rsplit("/", 1)[1]
+    state = on.state_of(dict(on.gateway.calls)["start_method_update"])
     on.database.write_now(actions.spend_state, state, {}, clock.now())
     on.work_at(timedelta(seconds=1))
     assert on.action(done.action_id).phase == "checking"
@@ -422,7 +430,7 @@ def test_payfast_tells_nothing_back_and_the_row_says_when_they_were_there(
     on = scene("payfast")
     on.gateway.leave_url = "https://www.payfast.co.za/eng/recurring/update/x"
     done = on.do("update_payment_method")
-    state = dict(on.gateway.calls)["start_method_update"].rsplit("/", 1)[1]
+    state = on.state_of(dict(on.gateway.calls)["start_method_update"])
     on.database.write_now(actions.spend_state, state, {}, clock.now())
     assert on.action(done.action_id).phase == "visited"
     assert on.row().method_visited_at is not None

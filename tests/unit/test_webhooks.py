@@ -18,7 +18,13 @@ from portal.app import create_app
 from portal.db import Database
 from portal.gateways.base import BadSignature, Event, Gone, Snapshot, SubscriptionRecord, Unavailable
 from portal.settings import Settings
-from tests.unit.builders import MASTER_KEY, make_account, make_portal
+from tests.unit.builders import (
+    MASTER_KEY,
+    make_account,
+    make_customer,
+    make_portal,
+    make_subscription,
+)
 
 SECRET = "whsec_test_0001"
 KEYS = {"secret_key": "sk_test_Sample000000000001", "webhook_secret": SECRET}
@@ -253,6 +259,18 @@ def test_a_worker_that_dies_loses_nothing(
     clock.set_offset(timedelta(minutes=5))
     again = database.write_now(work.claim, clock.now(), 10)
     assert [job.id for job in again] == [claimed[0].id]
+
+
+def test_signing_in_asks_about_what_still_goes_on(
+    database: Database, account: models.Account, worker: work.Worker
+) -> None:
+    portal = database.read_now(lambda db: db.get_one(models.Portal, account.portal_id))
+    ana = make_customer(database, portal)
+    live = make_subscription(database, account, ana, status="past_due")
+    make_subscription(database, account, ana, status="cancelled")
+    make_subscription(database, account, make_customer(database, portal, "ben@example.com"))
+    asyncio.run(worker._look_at_customer({"customer": ana.id}))
+    assert [job.payload for job in rows(database, models.Job)] == [{"subscription": live.id}]
 
 
 def test_each_job_goes_to_one_worker_only(database: Database) -> None:
