@@ -57,7 +57,8 @@ def main() -> int:
     limits = check(found)
     print_report(found, limits)
     if chosen.json:
-        print(json.dumps({**found, "limits": [asdict(limit) for limit in limits]}))
+        rest = {name: value for name, value in found.items() if name != "pages"}
+        print(json.dumps({**found["pages"], **rest, "limits": [asdict(limit) for limit in limits]}))
     return 0 if all(limit.held for limit in limits) else 1
 
 

@@ -194,6 +194,8 @@ def _method_text(kind: str, brand: str | None, last4: str | None, expires: str |
         "emandate": _("Bank account"),
         "upi": "UPI",
     }
+    if not brand and not last4 and kind in ("card", "foreign_card"):
+        return _("Card on file")  # there are processors that tell no more
     text = brand or kinds.get(kind) or kind.replace("_", " ").capitalize() or _("Unknown")
     if last4:
         text = _("{name} ending {digits}").format(name=text, digits=last4)
