@@ -13,8 +13,9 @@ from email.policy import default
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import insert
+from sqlalchemy import insert, select
 from sqlalchemy.orm import Session
+from sqlmodel import col
 
 from portal import clock, models, server, webhooks
 from portal.app import create_app
@@ -29,9 +30,6 @@ from seeds import world
 from seeds.simulators.harness import Harness, Servers, names, simulator
 
 FOLDER = Path("var/demo")
-SPECS = Path(
-    "../shared/specs"
-)  # processors' contracts, where somebody has them: simulators then check against them
 
 
 async def run(port: int, database_url: str, reset: bool, as_json: bool) -> None:
@@ -40,12 +38,12 @@ async def run(port: int, database_url: str, reset: bool, as_json: bool) -> None:
     port = listening.getsockname()[1]
     FOLDER.mkdir(parents=True, exist_ok=True)
     simulators = {name: simulator(name, clock.now) for name in names()}
-    going_on = not reset and not database_url and _remembered(simulators, port)
+    going_on = not reset and _remembered(simulators, port, database_url)
     mailbox = Mailbox()
     with Servers(list(simulators.values()), first_port=port + 1), mailbox:
         settings = _settings(port, database_url, simulators, mailbox.port, keep_key=going_on)
         configure_logging(settings)
-        if not going_on and settings.database_url.startswith("sqlite"):
+        if not going_on and not database_url:
             for path in FOLDER.glob("portal.db*"):
                 path.unlink()
         upgrade(settings.database_url)
@@ -56,6 +54,7 @@ async def run(port: int, database_url: str, reset: bool, as_json: bool) -> None:
             for one in simulators.values():
                 one.tick()
         else:
+            database.write_now(_clear)
             await demo.fill(port)
         demo.remember()
         app = create_app(settings, database)
@@ -66,7 +65,7 @@ async def run(port: int, database_url: str, reset: bool, as_json: bool) -> None:
         finally:
             database.dispose()
             (FOLDER / "simulators.pickle").write_bytes(
-                pickle.dumps((port, {name: one.state for name, one in simulators.items()}))
+                pickle.dumps(((port, database_url), {name: one.state for name, one in simulators.items()}))
             )
 
 
@@ -202,6 +201,16 @@ def _restore(db: Session, rows: dict[str, list[dict[str, Any]]]) -> None:
             db.execute(insert(table), rows[table.name])
 
 
+def _clear(db: Session) -> None:
+    """Empty a database for the demo; RuntimeError where somebody's own portals are in it."""
+    slugs = set(db.execute(select(col(models.Portal.slug))).scalars())
+    if slugs - set(world.PORTALS):
+        raise RuntimeError(
+            "This database holds portals that are not the demo's. Give the demo one of its own."
+        )
+    _restore(db, {table.name: [] for table in models.metadata.sorted_tables})
+
+
 def _settings(
     port: int, database_url: str, simulators: dict[str, Harness], smtp_port: int, keep_key: bool
 ) -> Settings:
@@ -227,10 +236,10 @@ def _settings(
     )
 
 
-def _remembered(simulators: dict[str, Harness], port: int) -> bool:
+def _remembered(simulators: dict[str, Harness], port: int, database_url: str) -> bool:
     """Take up the simulators' state of last time; a demo that was killed has left none and begins anew."""
     path = FOLDER / "simulators.pickle"
-    if not path.exists() or not (FOLDER / "portal.db").exists():
+    if not path.exists() or not (database_url or (FOLDER / "portal.db").exists()):
         return False
     try:
         then, kept = pickle.loads(path.read_bytes())  # noqa: S301 (written by ourselves, beside the database)
@@ -238,7 +247,7 @@ def _remembered(simulators: dict[str, Harness], port: int) -> bool:
         return False
     finally:
         path.unlink()
-    if then != port or set(kept) != set(simulators):
+    if then != (port, database_url) or set(kept) != set(simulators):
         return False
     for name, state in kept.items():
         simulators[name].state = state
