@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 from sqlmodel import col
 
 from portal import clock, models, sync
-from portal.connect import open_gateway
+from portal.connect import open_gateway, simulator
 from portal.db import Database
 from portal.gateways import facts
 from portal.gateways.base import (
@@ -338,8 +338,8 @@ async def _call(
 async def _go_away(
     database: Database, settings: Settings, account: models.Account, action_id: int, leave: Leave
 ) -> Done:
-    simulator = settings.simulators.get(account.processor) if settings.demo else None
-    addresses = {"simulator": simulator} if simulator else None
+    stand_in = simulator(settings, account.processor)
+    addresses = {"simulator": stand_in} if stand_in else None
     if not facts(account.processor).allows_link(leave.url, addresses):
         error = GatewayError(
             _("The payment company's page can't be opened at the moment. Nothing was changed."),

@@ -110,7 +110,7 @@ class Mailbox:
                 text=text,
                 html=_part(message, "html"),
                 links=[word for word in text.split() if word.startswith(("http://", "https://"))],
-                code=message["X-Portal-Code"] or _code(text),
+                code=_code(text),
             )
         )
         return "250 OK"

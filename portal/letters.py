@@ -48,8 +48,6 @@ async def send(
                 message = compose(
                     settings, letter.portal, letter.template, letter.to, letter.subject, letter.context
                 )
-                if code := letter.context.get("code"):
-                    message["X-Portal-Code"] = code
                 ready.append((number, letter.to, message))
         except (ValueError, LookupError) as error:
             log.warning("mail not written", kind=kind, error=type(error).__name__)

@@ -58,9 +58,8 @@ class Harness:
         self.calls: list[Call] = []
         self.problems: list[str] = []  # requests or answers that a validator refused
         self.state: dict[str, Any] = {}
-        self.fail_next: list[
-            str
-        ] = []  # one-shot faults, first in first out: "timeout_after", "500", "drop", ...
+        # One-shot faults, first in first out: "timeout_after", "500", "drop" …
+        self.fail_next: list[str] = []
         self._held: list[Delivery] = []
         self._outbox: asyncio.Queue[Delivery] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
