@@ -1,7 +1,6 @@
 """Deliveries of processors: stored as raw bytes, once, with the job that handles them."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
@@ -59,7 +58,7 @@ def _packed(event: Event) -> dict[str, Any]:
     return {
         "id": event.id,
         "type": event.type,
-        "subject": asdict(event.subject) if event.subject else None,
+        "subject": {"kind": event.subject.kind, "id": event.subject.id} if event.subject else None,
         "occurred_at": event.occurred_at.isoformat() if event.occurred_at else None,
         "body": dict(event.body),
     }

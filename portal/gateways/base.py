@@ -41,10 +41,16 @@ Certainty = Literal["fixed", "estimated", "merchant"]
 
 @dataclass(frozen=True, slots=True)
 class Ref:
-    """One object at a processor: what it is and the id by which the processor finds it."""
+    """One object at a processor: what it is and the id by which the processor finds it.
+
+    `known` is what our rows know of it, in the form of a record, for calls that take more than the id: the processor's
+    customer, the amount, and as `current_period_end` the moment until which it is paid, even after a cancel. It is
+    absent where our rows are not asked (webhooks, look-ups).
+    """
 
     kind: Kind
     id: str
+    known: "Record | None" = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +173,7 @@ class PaymentRecord(Record):
     subscription: str | None = None
     invoice: str | None = None
     failure: Failure | None = None
+    object: str | None = None  # a sort that the facts name, such as "invoice_order"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,15 +195,22 @@ class InvoiceRecord(Record):
     subscription: str | None = None
     order: str | None = None
     document: bool = False  # the processor has a file: `invoice_document` gives it
+    document_url: str | None = None  # where it says the file is; such addresses expire and are never kept
     page_url: str | None = None
     lines: tuple[Line, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """What a processor says at one moment. `as_of` is taken before the question was sent."""
+    """What a processor says at one moment. `as_of` is taken before the question was sent.
+
+    `ask` and `tell` are for the merchant, in English: what they must do before the wish is fulfilled (it becomes a
+    tracked request), and what they should know of.
+    """
 
     as_of: datetime
+    ask: str = ""
+    tell: str = ""
     customers: tuple[CustomerRecord, ...] = ()
     orders: tuple[OrderRecord, ...] = ()
     subscriptions: tuple[SubscriptionRecord, ...] = ()
@@ -229,10 +243,30 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Leave:
-    """The customer goes on at the processor's page. `state` is what the adapter needs when they come back."""
+    """The customer goes on at the processor's page. `state` is what the adapter needs when they come back.
+
+    `returns` is False where the processor sends nobody back: the page is opened in a new tab. `script` is for a
+    processor that can only be entered by its own script, on a bare page of ours; `url` is then the way without one.
+    """
 
     url: str
     state: Mapping[str, str] = field(default_factory=dict)
+    returns: bool = True
+    script: "Script | None" = None
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """A processor's script (on a host of `hosts.scripts`) and how it is started.
+
+    `start` is the adapter's own JavaScript, without a word of the customer's: it reads its values from
+    `document.body.dataset.options`, which holds `options` as JSON.
+    """
+
+    src: str
+    start: str
+    options: Mapping[str, Any]
+    connects: tuple[str, ...] = ()  # origins that the script talks to and frames: part of the page's policy
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,6 +339,9 @@ class Gateway:
     facts say the same (`portal.gateways.capabilities` compares both ways).
     """
 
+    # A cancel that our job carries out at the end pauses at once, so that nothing is charged meanwhile.
+    pauses_until_cancel = False
+
     def __init__(
         self,
         credentials: Mapping[str, str],
@@ -360,6 +397,15 @@ class Gateway:
         if event.subject is None:
             return None
         return await self.fetch(event.subject)
+
+    @classmethod
+    def read(cls, kind: Kind | Literal["event"], said: Any) -> "Record | list[Event]":
+        """Our record of one object as the processor's API shows it (bare or in its usual envelope), or the events of
+        one notice; pure, without proof of where it comes from.
+
+        Raises Unsupported where the processor has no such kind, ValueError where `said` is no such object.
+        """
+        raise Unsupported("", f"This processor has no {kind} of its own.")
 
     # The capabilities. Names are the keys of the fact tables. `key` is the idempotency key: the same on every retry.
 

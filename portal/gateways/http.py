@@ -3,13 +3,15 @@
 import asyncio
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from datetime import UTC
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import httpx2 as httpx
 
 from portal import clock
-from portal.gateways.base import Gateway, Unavailable
+from portal.gateways.base import Declined, Gateway, GatewayError, Gone, Unavailable
 
 CONNECT_S, READ_S, TOTAL_S, PATIENT_S = 3.0, 10.0, 15.0, 60.0
 
@@ -115,3 +117,85 @@ class Http:
             guard.record(answer.status_code < 500)
             return answer
         raise AssertionError("unreachable")
+
+    async def ask(
+        self,
+        method: str,
+        host: str,
+        path: str,
+        *,
+        words: Callable[[Any], tuple[str, str]],
+        headers: Mapping[str, str] | None = None,
+        params: Mapping[str, Any] | None = None,
+        json: Any = None,
+        content: bytes | None = None,
+        refused: Callable[[int, str, str], GatewayError | None] | None = None,
+    ) -> Any:
+        """The JSON of an answer in the 2xx (None where it is empty by rule: 204), else one of the five errors.
+
+        `words` finds code and message in a refusal's JSON. `refused` may know better what a refusal means, by HTTP
+        status, code and message; where it gives None the usual meaning of the status holds.
+        """
+        answer = await self.call(
+            method, host, path, headers=headers, params=params, json=json, content=content
+        )
+        write = method != "GET"
+        try:
+            said = answer.json()
+        except ValueError:
+            said = None
+        if 200 <= answer.status_code < 300:
+            if said is None and answer.status_code != 204:
+                raise Unavailable(
+                    "The payment company does not answer at the moment.",
+                    f"{method} {host} was answered {answer.status_code} without JSON.",
+                    sent=write,
+                )
+            return said
+        code, message = _words(words, said)
+        if refused and (error := refused(answer.status_code, code, message)) is not None:
+            raise error
+        raise refusal(answer, f"{code} {message}".strip(), code, write)
+
+
+def _words(words: Callable[[Any], tuple[str, str]], said: Any) -> tuple[str, str]:
+    try:
+        code, message = words(said)
+    except (AttributeError, KeyError, IndexError, TypeError, ValueError):
+        return "", ""
+    return str(code or "")[:100], str(message or "")[:300]
+
+
+def refusal(answer: httpx.Response, said: str, reason: str, write: bool) -> GatewayError:
+    """The usual meaning of a status outside the 2xx."""
+    status = answer.status_code
+    hint = f"HTTP {status}: {said}" if said else f"HTTP {status}"
+    if status in (401, 403):
+        return Unavailable(
+            "The payment company does not accept this shop's keys at the moment. Nothing was changed.",
+            f"{hint}. Compare the keys with those in the processor's dashboard.",
+        )
+    if status in (404, 410):
+        return Gone("The payment company does not know this any more.", hint)
+    if status == 429:
+        return Unavailable(
+            "The payment company is busy. Nothing was changed.", hint, retry_after(answer) or 60.0
+        )
+    if status >= 500 or status < 400 or status in (408, 425):
+        return Unavailable(
+            "The payment company does not answer at the moment.", hint, retry_after(answer), sent=write
+        )
+    return Declined("The payment company did not accept this.", hint, reason=reason)
+
+
+def retry_after(answer: httpx.Response) -> float | None:
+    """The seconds that an answer asks us to wait, given as a number or as a date; None where it names none."""
+    text = answer.headers.get("retry-after", "").strip()
+    if text.isdigit():
+        return min(float(text), 86_400.0)
+    try:
+        at = parsedate_to_datetime(text)
+    except ValueError:
+        return None
+    at = at if at.tzinfo else at.replace(tzinfo=UTC)
+    return max(0.0, (at - clock.now()).total_seconds())

@@ -1,16 +1,19 @@
 """What all simulators share: a clock, switches, webhooks that are sent when something changes, and a server.
 
 A simulator is a module `seeds.simulators.<name>` with a class `Simulator(Harness)`: state in memory, `routes()` with
-the processor's own paths, and `forge()` helpers for tests where they need one. It never imports portal.
+the processor's own paths, and the few methods by which the demo and the contract tests fill it, put a subscription into
+a situation, and ask what is true. It never imports portal.
 """
 
 import asyncio
 import copy
+import html
+import json
 import random
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -19,11 +22,62 @@ import httpx2 as httpx
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-MODES = ("ok", "slow", "down", "decline", "duplicate", "reorder", "lose_webhooks")
+# "refused_keys": every call is answered as if the keys had been taken away. "decline": every call that changes
+# something, and every hosted page, is refused for a business reason, in the processor's own shape.
+MODES = ("ok", "slow", "down", "decline", "refused_keys", "duplicate", "reorder", "lose_webhooks")
+
+# One-shot faults for `fail_next`. "429" and "429:7" limit (the number is Retry-After); "timeout_after" has its effect
+# and never answers, "drop" has none; the rest spoil an answer whose effect has happened.
+FAULTS = (
+    *("500", "429", "429:7", "401", "timeout_after", "drop"),
+    *("html", "empty", "truncated", "wrong_types", "missing_fields", "unknown_status"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A merchant's account as they would type it into the settings form: fields and options as the facts name them."""
+
+    label: str
+    credentials: Mapping[str, str]
+    variant: str | None = None
+    options: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """What a subscription is to be like: our word for its state, and what the conditions of the facts speak of."""
+
+    state: str = "active"
+    method: str | None = None
+    object: str | None = None
+    due: bool | None = None
+    token: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What is true of a subscription at the processor, told past its API."""
+
+    raw: str  # the processor's word for its state
+    charges: bool  # whether it will be charged again if nobody does anything
+    next_on: date | None = None
+    method: str | None = None  # what tells one card or account from another
+    payments: int = 0  # that went through so far
+    amount: int | None = None  # of the next charge, in minor units by ISO 4217
+
+
+@dataclass(frozen=True, slots=True)
+class Forgery:
+    """A delivery that must be refused: what is wrong with it, its headers and its body."""
+
+    what: str
+    headers: list[tuple[str, str]]
+    body: bytes
 
 
 @dataclass(slots=True)
@@ -45,10 +99,26 @@ class Call:
     headers: dict[str, str]
 
 
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """One request to the API and its answer, for a validator."""
+
+    method: str
+    path: str
+    query: str
+    headers: Mapping[str, str]  # names in lower case
+    body: bytes
+    status: int
+    content_type: str
+    content: bytes
+
+
 class Harness:
     """State, switches, the log of calls, and the queue of webhooks of one simulator."""
 
     name = ""
+    # Fields of the API whose values are words for states: the fault "unknown_status" spoils these.
+    STATUS_FIELDS: tuple[str, ...] = ("status",)
 
     def __init__(self, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         self.now = clock
@@ -57,9 +127,11 @@ class Harness:
         self.slow_s = 4.0
         self.calls: list[Call] = []
         self.problems: list[str] = []  # requests or answers that a validator refused
+        # Given an exchange, says what in it is not as the processor's contract has it.
+        self.contract: Callable[[Exchange], list[str]] | None = None
         self.state: dict[str, Any] = {}
-        # One-shot faults, first in first out: "timeout_after", "500", "drop" …
-        self.fail_next: list[str] = []
+        self.fail_next: list[str] = []  # one-shot faults, first in first out: see FAULTS
+        self.sent: list[Delivery] = []  # every webhook that was sent or lost, oldest first
         self._held: list[Delivery] = []
         self._outbox: asyncio.Queue[Delivery] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -68,6 +140,77 @@ class Harness:
     def routes(self) -> list[BaseRoute]:
         """The processor's own paths."""
         raise NotImplementedError
+
+    # What demo and contract tests ask of every simulator
+
+    def samples(self) -> list[Sample]:
+        """The accounts it can serve, always the same. The first is the demo's; the second is a stranger's of the same
+        kind; further ones show variants and options (one account may have several options)."""
+        raise NotImplementedError
+
+    def open(self, sample: Sample, webhook_url: str) -> None:
+        """Open the account of a sample, empty, with the address to which its webhooks go."""
+        raise NotImplementedError
+
+    def fill(self, sample: Sample) -> None:
+        """Give an account a history that ends now, without sending webhooks: for `noor@example.com` an active
+        subscription and a paid order (or what this processor has of these), and for `<name>@example.com` one
+        subscription of every state it knows, orders, a refund, a failed payment."""
+        raise NotImplementedError
+
+    def past_deliveries(self, sample: Sample) -> list[tuple[list[tuple[str, str]], bytes]]:
+        """Headers and bodies of the webhooks that the history of `fill` would have sent, oldest first, where the
+        processor's lists do not tell everything; else nothing."""
+        return []
+
+    def stage(self, sample: Sample, email: str, situation: Situation) -> str | None:
+        """Make a subscription of that person in that situation and tell it by webhook as in life; its remote id.
+        None where this processor cannot have it."""
+        return None
+
+    def standing(self, remote_id: str) -> Standing:
+        """What is true of a subscription now; KeyError for an unknown one."""
+        raise KeyError(remote_id)
+
+    def charge(self, remote_id: str, succeeds: bool = True) -> None:
+        """Take the next payment of a subscription now, as if its day had come, or after its end by mistake (the
+        processor goes on charging), with the webhooks of such a payment."""
+        raise NotImplementedError
+
+    def resend(self, delivery: "Delivery") -> None:
+        """Send a webhook again, as it was."""
+        self._send(delivery)
+
+    def forgeries(self, sample: Sample, delivery: "Delivery") -> list[Forgery]:
+        """At least 25 ways in which a true delivery to this account is spoiled; empty where nothing is signed.
+
+        `proof_of` and `with_proof` say where the proof stands; a simulator whose proof needs more overrides this."""
+        proof = self.proof_of(delivery)
+        if proof is None:
+            return []
+        return [
+            Forgery(what, *self.with_proof(delivery, proofs)) for what, proofs in _spoiled(proof).items()
+        ] + self.other_bodies(delivery)
+
+    def proof_of(self, delivery: "Delivery") -> str | None:
+        """The signature or token of a delivery; None where nothing is signed."""
+        return None
+
+    def with_proof(self, delivery: "Delivery", proofs: list[str]) -> tuple[list[tuple[str, str]], bytes]:
+        """The delivery with these in place of its proof: none, one, or several side by side."""
+        raise NotImplementedError
+
+    def other_bodies(self, delivery: "Delivery") -> list[Forgery]:
+        """The true proof over another body. Where the proof does not cover the body, override with what is covered."""
+        headers, body = list(delivery.headers.items()), delivery.body
+        return [
+            Forgery("an empty body", headers, b""),
+            Forgery("a body cut short", headers, body[:-1]),
+            Forgery("a body made longer", headers, body + b" "),
+            Forgery("a digit changed", headers, _with_another_digit(body)),
+        ]
+
+    # Switches
 
     def switch(self, mode: str) -> None:
         """Change behaviour; ValueError for an unknown mode. Held-back webhooks go out when reordering ends."""
@@ -89,6 +232,7 @@ class Harness:
         self.calls.clear()
         self.problems.clear()
         self.fail_next.clear()
+        self.sent.clear()
         self._held.clear()
 
     def tick(self) -> None:
@@ -96,6 +240,7 @@ class Harness:
 
     def deliver(self, delivery: Delivery) -> None:
         """Send a webhook as the switch says: lost, twice, or held back and sent in another order."""
+        self.sent.append(delivery)
         if self.mode == "lose_webhooks" or not delivery.url:
             return
         if self.mode == "reorder":
@@ -162,14 +307,77 @@ class Harness:
             if (self.mode == "down" and not page) or fault == "500":
                 await self.outage()(scope, replay, send)
                 return
+            if (self.mode == "refused_keys" and not page) or fault == "401":
+                await self.refused_keys()(scope, replay, send)
+                return
+            if fault.startswith("429"):
+                seconds = fault.partition(":")[2]
+                await self.limited(int(seconds) if seconds else None)(scope, replay, send)
+                return
             if fault == "timeout_after":  # the call has its effect, the answer never comes
                 await _swallow(inner, scope, replay)
             if fault in ("timeout_after", "drop"):
                 await asyncio.sleep(30)
                 return
+            if fault:
+                status, content = await _answer(inner, scope, replay)
+                await self.spoiled(fault, status, content)(scope, replay, send)
+                return
+            if self.contract is not None and not page:
+                send = self._watched(scope, headers, body, send)
             await inner(scope, replay, send)
 
         return outer
+
+    def _watched(self, scope: Scope, headers: dict[str, str], body: bytes, send: Send) -> Send:
+        """Passes an answer on and, when it is whole, has the exchange validated."""
+        status, content_type, content = 200, "", bytearray()
+
+        async def watch(message: Any) -> None:
+            nonlocal status, content_type
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                content_type = dict(message["headers"]).get(b"content-type", b"").decode("latin-1")
+            else:
+                content.extend(message.get("body", b""))
+            await send(message)
+            if message["type"] == "http.response.body" and not message.get("more_body") and self.contract:
+                exchange = Exchange(
+                    scope["method"],
+                    scope["path"],
+                    scope["query_string"].decode("latin-1"),
+                    headers,
+                    body,
+                    status,
+                    content_type,
+                    bytes(content),
+                )
+                self.problems += self.contract(exchange)
+
+        return watch
+
+    def refused_keys(self) -> Response:
+        """What the processor answers to keys that are no longer good."""
+        return JSONResponse({"message": "Unauthorized"}, 401)
+
+    def limited(self, retry_after: int | None) -> Response:
+        """What the processor answers when it is asked too often."""
+        headers = {} if retry_after is None else {"Retry-After": str(retry_after)}
+        return JSONResponse({"message": "Too many requests"}, 429, headers)
+
+    def spoiled(self, fault: str, status: int, content: bytes) -> Response:
+        """A true answer made into garbage."""
+        if fault == "html":
+            return HTMLResponse("<html><body><h1>Welcome to nginx!</h1></body></html>", status)
+        if fault == "empty":
+            return Response(b"", status, media_type="application/json")
+        if fault == "truncated":
+            return Response(content[: len(content) // 2], status, media_type="application/json")
+        try:
+            said = json.loads(content)
+        except ValueError:
+            return Response(content[: len(content) // 2], status, media_type="text/plain")
+        return JSONResponse(_garbage(fault, said, self.STATUS_FIELDS), status)
 
     def is_page(self, method: str, path: str) -> bool:
         """Whether a path is a hosted page for people, which outages and the log of calls leave alone."""
@@ -185,6 +393,106 @@ async def _swallow(app: Starlette, scope: Scope, receive: Receive) -> None:
         pass
 
     await app(scope, receive, nowhere)
+
+
+async def _answer(app: Starlette, scope: Scope, receive: Receive) -> tuple[int, bytes]:
+    """The answer that the application gives, taken instead of sent."""
+    status, parts = 200, []
+
+    async def take(message: Any) -> None:
+        nonlocal status
+        if message["type"] == "http.response.start":
+            status = message["status"]
+        parts.append(message.get("body", b""))
+
+    await app(scope, receive, take)
+    return status, b"".join(parts)
+
+
+def _garbage(fault: str, said: Any, status_fields: tuple[str, ...], name: str = "") -> Any:
+    """JSON with every value of another type, without its fields, or with words for states that nobody knows."""
+    if isinstance(said, dict):
+        if fault == "missing_fields":
+            return {
+                key: {} if isinstance(value, dict) else []
+                for key, value in said.items()
+                if isinstance(value, dict | list)
+            }
+        return {key: _garbage(fault, value, status_fields, key) for key, value in said.items()}
+    if isinstance(said, list):
+        return [_garbage(fault, value, status_fields, name) for value in said]
+    if fault == "unknown_status":
+        return "a_word_of_tomorrow" if name in status_fields and isinstance(said, str) else said
+    return 7 if isinstance(said, str) else "seven"
+
+
+def _spoiled(proof: str) -> dict[str, list[str]]:
+    """A proof made wrong in every way that has fooled somebody, by what was done to it."""
+    flipped = "".join("1" if char == "0" else "0" for char in proof)
+    wrong = {
+        "missing": [],
+        "empty": [""],
+        "blank": [" "],
+        "nothing but zeros": ["0" * len(proof)],
+        "every character another": [flipped],
+        "the first character changed": [_changed(proof, 0)],
+        "a middle character changed": [_changed(proof, len(proof) // 2)],
+        "the last but third character changed": [_changed(proof, len(proof) - 3)],
+        "without its first character": [proof[1:]],
+        "without its last three characters": [proof[:-3]],
+        "its first half": [proof[: len(proof) // 2]],
+        "its second half": [proof[len(proof) // 2 :]],
+        "its first eight characters": [proof[:8]],
+        "one character": [proof[:1]],
+        "made longer": [proof + "00ab"],
+        "twice in one": [proof + proof],
+        "with itself behind a comma": [f"{'0' * len(proof)},{proof}"],
+        "other case": [proof.swapcase()],
+        "backwards": [proof[::-1]],
+        "in quotes": [f'"{proof}"'],
+        "behind an unknown scheme": [f"sha1={proof}x"],
+        "the word null": ["null"],
+        "the word true": ["true"],
+        "a star": ["*"],
+        "signs outside ASCII": ["\u00fc\u00f1\u00ee" * 8],
+        "markup": ["<script>"],
+        "SQL": ["' OR 1=1 --"],
+        "two, the wrong one first": ["0" * len(proof), proof],
+        "two, the right one first": [proof, "0" * len(proof)],
+    }
+    return {what: proofs for what, proofs in wrong.items() if proofs != [proof]}
+
+
+def _changed(proof: str, at: int) -> str:
+    return proof[:at] + ("1" if proof[at : at + 1] != "1" else "2") + proof[at + 1 :]
+
+
+def _with_another_digit(body: bytes) -> bytes:
+    """The body with its last digit changed, or one more where it has none."""
+    for at in range(len(body) - 1, -1, -1):
+        if body[at : at + 1].isdigit():
+            return body[:at] + (b"1" if body[at : at + 1] != b"1" else b"2") + body[at + 1 :]
+    return body + b"1"
+
+
+def page(label: str, title: str, body: str, status: int = 200) -> HTMLResponse:
+    """A hosted page of a processor: plain, without script, and said to be simulated. `title` and `label` are escaped,
+    `body` is HTML."""
+    shown, company = html.escape(title), html.escape(label)
+    return HTMLResponse(
+        f"""<!doctype html><html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1"><title>{shown} · {company}</title><style>
+body{{font:16px/1.5 system-ui,sans-serif;margin:0;background:#f3f4f6;color:#14181f}}
+main{{max-width:26rem;margin:3rem auto;background:#fff;border:1px solid #d5d9e0;border-radius:10px;padding:1.5rem}}
+h1{{font-size:1.25rem;margin:.25rem 0 1rem}}small{{color:#5b6472}}label{{display:block;margin:.75rem 0}}
+input,select{{font:inherit;padding:.5rem;width:100%;box-sizing:border-box;border:1px solid #8a93a3;border-radius:6px}}
+input[type=radio],input[type=checkbox]{{width:auto}}
+button,a.button{{font:inherit;padding:.6rem 1rem;border-radius:6px;border:1px solid #14181f;background:#14181f;
+color:#fff;text-decoration:none;display:inline-block;margin:.5rem .5rem 0 0}}
+button[data-test=decline],a.button{{background:#fff;color:#14181f}}
+</style></head><body><main><small>{company}, simulated</small><h1>{shown}</h1>{body}</main></body></html>""",
+        status,
+    )
 
 
 def names() -> list[str]:
