@@ -88,9 +88,17 @@ def print_facts(
 @gateway.command("table")
 def print_table() -> None:
     """The table of the README: features per processor, in Markdown."""
-    from portal.gateways.capabilities import features_table
+    from portal.gateways.documents import features_table
 
     typer.echo(features_table())
+
+
+@gateway.command("document")
+def print_document() -> None:
+    """docs/processors.md: every fact of every processor, with its evidence, in Markdown."""
+    from portal.gateways.documents import processors_document
+
+    typer.echo(processors_document(), nl=False)
 
 
 def _or_say_why(run: object) -> None:

@@ -4,6 +4,7 @@ The row of an action is committed before any call and its id is the idempotency 
 what the processor says when it is asked again; a time-out is unknown until then.
 """
 
+import contextlib
 import hashlib
 import secrets
 from collections.abc import Mapping
@@ -17,58 +18,35 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 from sqlmodel import col
 
-from portal import clock, models, sync
+from portal import clock, models, requests, sync
 from portal.connect import open_gateway, simulator
 from portal.db import Database
-from portal.gateways import facts
+from portal.gateways import adapter, facts
 from portal.gateways.base import (
     Gateway,
     GatewayError,
     Gone,
+    Interval,
     Leave,
-    Ref,
     Snapshot,
     Unavailable,
 )
-from portal.gateways.capabilities import Capability, Circumstances, Key
+from portal.gateways.capabilities import Key
 from portal.ids import new_id, new_reference
+from portal.jobs import enqueue
+from portal.money import Money
+from portal.offers import SENSE, Offer, available, end_of_paid
 from portal.settings import Settings
 from portal.tenancy import PortalView
 from portal.texts import gettext as _
 from portal.vault import Vault
 
-# When a wish makes sense at all, by our word for the state.
-SENSE: dict[Key, frozenset[str]] = {
-    "update_payment_method": frozenset(
-        {"incomplete", "trialing", "active", "past_due", "paused", "cancels_at_period_end"}
-    ),
-    "cancel_now": frozenset({"active", "trialing", "past_due", "paused", "cancels_at_period_end"}),
-    "cancel_at_period_end": frozenset({"active", "trialing", "past_due", "paused"}),
-    "undo_cancel": frozenset({"cancels_at_period_end"}),
-    "pause": frozenset({"active"}),
-    "resume": frozenset({"paused"}),
-    "skip_next_payment": frozenset({"active"}),
-    "change_plan": frozenset({"active", "trialing"}),
-    "pay_now": frozenset({"past_due", "active", "incomplete", "cancels_at_period_end"}),
-}
-DOABLE = frozenset({"direct", "hosted", "emulated"})
 LEAD = timedelta(hours=72)  # a scheduled cancel runs this long before the next charge
 TOO_LATE = timedelta(hours=24)  # with less than this left, a cancel is not scheduled but done
 PROVEN_WITHIN = timedelta(minutes=15)
 GIVE_UP = timedelta(hours=24)  # after this long, a wish that could not be carried out is given back
 LEASE = timedelta(seconds=75)
-
-
-@dataclass(frozen=True, slots=True)
-class Offer:
-    """What becomes of one wish here and now: done (`ok`), or `why` not, where there is something to say."""
-
-    key: Key
-    mode: str
-    how: str | None
-    ok: bool
-    why: str | None = None
-    proof: str = "read_back"
+ENDED = ("cancelled", "expired")
 
 
 class Refused(Exception):
@@ -77,97 +55,12 @@ class Refused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """How far a wish has come: its row, and where the customer goes on, if anywhere."""
+    """How far a wish has come: its row (of the action, or of the request where `phase` is asked), and where the
+    customer goes on, if anywhere."""
 
     action_id: int
     phase: str
-    leave: str | None = None
-
-
-def state_of(row: models.Subscription) -> str:
-    """Our word for the state, our own scheduled cancel included."""
-    if row.cancel_scheduled_at and row.status in ("active", "trialing", "past_due", "paused"):
-        return "cancels_at_period_end"
-    return row.status
-
-
-def available(
-    row: models.Subscription,
-    account: models.Account,
-    portal: PortalView,
-    now: datetime,
-    busy: bool = False,
-) -> dict[Key, Offer]:
-    """Every wish that makes sense for this subscription, with its answer. The only source of buttons and guards."""
-    table = facts(account.processor)
-    state = state_of(row)
-    circumstances = Circumstances(
-        state=state,
-        method=(row.method or {}).get("kind"),
-        variant=account.variant,
-        option=frozenset(account.options),
-        country=portal.country,
-        object=row.object,
-        due=bool(row.due_minor),
-        token=True,
-    )
-    offers = {}
-    for key, states in SENSE.items():
-        if state in states:
-            shape = table.capabilities[key].under(circumstances)
-            offers[key] = _offer(key, shape, row, account, portal, now, busy)
-    return offers
-
-
-def _offer(
-    key: Key,
-    shape: Capability,
-    row: models.Subscription,
-    account: models.Account,
-    portal: PortalView,
-    now: datetime,
-    busy: bool,
-) -> Offer:
-    label = facts(account.processor).label
-
-    def no(why: str | None) -> Offer:
-        return Offer(key, shape.mode, shape.how, False, why)
-
-    if key == "change_plan":
-        return no(None)  # waits for the merchant's list of plans
-    if key == "pay_now" and not row.due_minor:
-        return no(None)
-    if key == "undo_cancel" and shape.how == "schedule" and not row.cancel_scheduled_at:
-        return no(_ask(key, label, portal))
-    if key == "cancel_at_period_end" and _end_of_paid(row) is None and shape.mode == "emulated":
-        return no(None)  # nothing is known to be paid ahead; today is all there is
-    if key in account.switched_off:
-        return no(
-            _("{shop} has switched this off. Write to {support}.").format(
-                shop=portal.name, support=portal.support_email
-            )
-        )
-    if shape.mode not in DOABLE:
-        return no(_ask(key, label, portal))
-    if busy:
-        return no(_("Another change is still being checked with {label}.").format(label=label))
-    return Offer(key, shape.mode, shape.how, True, proof=shape.proof or "read_back")
-
-
-def _ask(key: Key, label: str, portal: PortalView) -> str | None:
-    words = {"label": label, "shop": portal.name, "support": portal.support_email}
-    sentence = {
-        "update_payment_method": _("The payment method can't be changed here. Write to {shop} at {support}."),
-        "cancel_now": _("This can't be cancelled for today here. Write to {shop} at {support}."),
-        "cancel_at_period_end": None,
-        "undo_cancel": _("{label} can't take back a cancellation. To go on, write to {shop} at {support}."),
-    }.get(key)
-    return sentence.format(**words) if sentence else None
-
-
-def _end_of_paid(row: models.Subscription) -> datetime | None:
-    """Until when the customer has paid: the end of the period, or of the trial."""
-    return row.current_period_end or row.trial_ends_at
+    leave: Leave | None = None
 
 
 # Doing it
@@ -190,7 +83,7 @@ async def perform(
     claimed = await database.write(
         claim, portal, customer_id, subscription_id, key, dict(params or {}), clock.now()
     )
-    if claimed.phase == "scheduled" or claimed.phase == "undone":
+    if claimed.phase != "claimed":
         return Done(claimed.action_id, claimed.phase)
     return await carry_out(
         database, settings, vault, claimed.action_id, return_url=_return_url(settings, portal, claimed.state)
@@ -217,11 +110,19 @@ def claim(
     row = _locked(db, portal.id, customer_id, subscription_id)
     account = db.get_one(models.Account, row.account_id)
     _let_go_of_visits(db, row, now)
-    offer = available(row, account, portal, now, busy=_open_action(db, row.id) is not None).get(key)
+    asked = frozenset(
+        one.kind
+        for one in requests.about(db, portal.id, customer_id, [row.id], now).get(row.id, [])
+        if one.closed_at is None
+    )
+    busy = _open_action(db, row.id) is not None
+    offer = available(row, account, portal, now, busy, asked).get(key)
     if offer is None:
         raise Refused(_("This subscription has changed meanwhile. Nothing was done."))
     if not offer.ok:
         raise Refused(offer.why or _("This isn't possible for this subscription."))
+    if offer.mode == "request":
+        return _ask_merchant(db, row, customer_id, key, params, now)
     action = models.Action(
         portal_id=portal.id,
         account_id=account.id,
@@ -230,21 +131,18 @@ def claim(
         capability=key,
         how=offer.how,
         reference=new_reference(),
-        params={
-            **params,
-            "method_before": (row.method or {}).get("remote_id"),
-            "title": row.title,
-            "was": row.status,
-        },
+        params={**params, **_before(row), **_chosen(offer, params)},
         phase="claimed",
         created_at=now,
     )
     state = None
-    if key in ("cancel_at_period_end", "undo_cancel") and offer.how in ("keep", "schedule"):
-        _plan_ahead(db, row, action, offer, now)
-    if offer.mode == "hosted":
+    if offer.how in ("keep", "schedule") or (key == "cancel_at_period_end" and offer.how == "calls"):
+        _plan_ahead(db, row, action, adapter(account.processor).pauses_until_cancel, now)
+    if offer.mode == "hosted" or (key == "update_payment_method" and offer.mode == "emulated"):
         state = secrets.token_urlsafe(32)
         action.state_hash = _hash(state)
+    if offer.mode == "guided":
+        _guided(row, action, offer, now)
     if action.phase == "claimed":
         action.lease_until = now + LEASE
     db.add(action)
@@ -253,38 +151,98 @@ def claim(
     except IntegrityError as error:
         raise Refused(_("Another change is still being checked.")) from error
     if action.closed_at is None and action.phase != "scheduled":
-        enqueue(db, "read_back", {"action": action.id}, now + LEASE, f"read_back:{action.id}")
+        wait = LEASE if action.phase == "claimed" else timedelta(seconds=1)
+        enqueue(db, "read_back", {"action": action.id}, now + wait, f"read_back:{action.id}")
     return Claimed(action.id, action.phase, state)
 
 
+def _before(row: models.Subscription) -> dict[str, Any]:
+    """How things stand before a wish, by which is seen later that it came true."""
+    return {
+        "method_before": (row.method or {}).get("remote_id"),
+        "next_before": row.next_on.isoformat() if row.next_on else None,
+        "title": row.title,
+        "was": row.status,
+    }
+
+
+def _chosen(offer: Offer, params: Mapping[str, Any]) -> dict[str, Any]:
+    """The plan of the merchant's list that was chosen, whole; Refused where it is not on the list any more."""
+    if offer.key != "change_plan":
+        return {}
+    for plan in offer.plans:
+        if plan["title"] == params.get("plan"):
+            return {"change": plan}
+    raise Refused(_("Choose one of the plans."))
+
+
+def _ask_merchant(
+    db: Session,
+    row: models.Subscription,
+    customer_id: int,
+    key: str,
+    params: Mapping[str, Any],
+    now: datetime,
+) -> Claimed:
+    said = "\n".join(text for text in (params.get("reason"), params.get("comment")) if text)
+    try:
+        found = requests.ask(
+            db,
+            row.portal_id,
+            row.account_id,
+            customer_id,
+            row.id,
+            key,
+            row.title or "",
+            now,
+            words=said,
+            params=_before(row),
+        )
+    except requests.AlreadyAsked as error:
+        raise Refused(_("This is asked already.")) from error
+    return Claimed(found.id, "asked")
+
+
+def _guided(row: models.Subscription, action: models.Action, offer: Offer, now: datetime) -> None:
+    """The customer says that they did it at the processor: look, where looking tells anything."""
+    action.params = {**action.params, "guided": True}
+    action.phase, action.sent_at = "checking", now
+    if offer.proof == "next_charge":
+        row.method_visited_at = now
+        action.phase, action.closed_at = "visited", now
+
+
 def _plan_ahead(
-    db: Session, row: models.Subscription, action: models.Action, offer: Offer, now: datetime
+    db: Session, row: models.Subscription, action: models.Action, pauses: bool, now: datetime
 ) -> None:
-    """Our part of an emulated cancel at period end: keep the access first, or put the job in its place."""
+    """Our part of an emulated cancel at period end: keep the access first, and put the job in its place.
+
+    Where our job is all there is until then (it does not pause, and no call ends the charges), nothing is sent now.
+    """
     if action.capability == "undo_cancel":
         _unschedule(db, row, action, now)
         return
-    end = _end_of_paid(row)
+    end = end_of_paid(row)
     assert end is not None
-    charge = end
-    too_late = charge - now < TOO_LATE or row.status == "past_due"
-    if offer.how == "schedule" and not too_late:
-        row.cancel_scheduled_at = max(now, charge - LEAD)
-        row.access_until = end
+    too_late = end - now < TOO_LATE or row.status == "past_due"
+    row.access_until = max(end, now)
+    if action.how == "keep" or too_late:
+        action.how = "keep"
+        return
+    waits = action.how == "schedule" and not pauses
+    row.cancel_scheduled_at = max(now, end - LEAD) if waits else end
+    enqueue(
+        db,
+        "scheduled_cancel",
+        {"subscription": row.id, "action": action.id},
+        row.cancel_scheduled_at,
+        f"scheduled_cancel:{action.id}",
+    )
+    if waits:
         action.phase = "scheduled"
         action.closed_at = now  # nothing is open at the processor; the job opens its own action
         action.confirmed_at = now
-        enqueue(
-            db,
-            "scheduled_cancel",
-            {"subscription": row.id, "action": action.id},
-            row.cancel_scheduled_at,
-            f"scheduled_cancel:{action.id}",
-        )
         enqueue_mail(db, action, "cancelled", now)
-    else:
-        action.how = "keep"
-        row.access_until = max(end, now)
 
 
 def _unschedule(db: Session, row: models.Subscription, action: models.Action, now: datetime) -> None:
@@ -324,15 +282,26 @@ async def carry_out(
 async def _call(
     gateway: Gateway, action: models.Action, row: models.Subscription, return_url: str
 ) -> Snapshot | Leave:
-    ref = Ref("subscription", row.remote_id)
+    ref = sync.ref_of(row)
     key = f"portal-{action.id}"
     if action.capability == "update_payment_method":
         return await gateway.start_method_update(ref, return_url, key)
     if action.capability == "pay_now":
         return await gateway.pay_now(ref, return_url, key)
-    name = "cancel_now" if action.how == "keep" else action.capability
+    if action.capability == "change_plan":
+        return await gateway.change_plan(ref, wish_of(action.params["change"]), return_url, key)
+    name = {"keep": "cancel_now", "schedule": "pause"}.get(action.how or "", action.capability)
     answer: Snapshot | Leave = await getattr(gateway, name)(ref, key)
     return answer
+
+
+def wish_of(plan: Mapping[str, Any]) -> dict[str, Any]:
+    """A plan of the merchant's list as a gateway takes it."""
+    wish: dict[str, Any] = {
+        "amount": Money(plan["minor"], plan["currency"]),
+        "interval": Interval(plan["unit"], plan["count"]),
+    }
+    return wish | {name: plan[name] for name in ("plan", "quantity") if plan.get(name)}
 
 
 async def _go_away(
@@ -340,14 +309,17 @@ async def _go_away(
 ) -> Done:
     stand_in = simulator(settings, account.processor)
     addresses = {"simulator": stand_in} if stand_in else None
-    if not facts(account.processor).allows_link(leave.url, addresses):
+    table = facts(account.processor)
+    by_script = leave.script is not None and table.allows_script(leave.script.src, addresses)
+    by_link = bool(leave.url) and table.allows_link(leave.url, addresses)
+    if not (by_link or (by_script and not leave.url)) or (leave.script and not by_script):
         error = GatewayError(
             _("The payment company's page can't be opened at the moment. Nothing was changed."),
             "The processor gave an address outside its own hosts.",
         )
         return Done(action_id, await database.write(_failed, action_id, error, clock.now()))
     await database.write(_away, action_id, dict(leave.state), clock.now())
-    return Done(action_id, "away", leave.url)
+    return Done(action_id, "away", leave)
 
 
 def _take_lease(db: Session, action_id: int, again: bool, now: datetime) -> bool:
@@ -370,13 +342,55 @@ def _answered(db: Session, action_id: int, snapshot: Snapshot, now: datetime) ->
     if action.closed_at is not None:  # a webhook was faster than the answer
         return action.phase
     action.phase, action.error = "checking", None
-    if action.capability != "pay_now" and _proof(account, action) == "answer":
-        _confirm(db, action, now)
-    else:
-        settle(db, action.subscription_id, now)
+    _pass_on(db, action, snapshot, now)
+    if action.closed_at is None:
+        if (action.capability != "pay_now" and _proof(account, action) == "answer") or _successor(
+            action, snapshot, db
+        ):
+            _confirm(db, action, now)
+        else:
+            settle(db, action.subscription_id, now)
     if action.closed_at is None:
         enqueue(db, "read_back", {"action": action.id}, now + timedelta(seconds=2), None)
     return action.phase
+
+
+def _pass_on(db: Session, action: models.Action, snapshot: Snapshot, now: datetime) -> None:
+    """What the adapter has for the merchant: something to know, or something to do before the wish is fulfilled."""
+    if snapshot.tell:
+        payload = {"template": "merchant_notice", "action": action.id, "text": snapshot.tell}
+        enqueue(db, "mail", payload, now, f"merchant_notice:{action.id}")
+    if not snapshot.ask:
+        return
+    row = db.get_one(models.Subscription, action.subscription_id)
+    with contextlib.suppress(requests.AlreadyAsked), db.begin_nested():
+        requests.ask(
+            db,
+            row.portal_id,
+            row.account_id,
+            action.customer_id,
+            row.id,
+            action.capability,
+            row.title or "",
+            now,
+            params={**_before(row), "to_do": snapshot.ask},
+        )
+    action.phase, action.closed_at = "asked", now
+
+
+def _successor(action: models.Action, snapshot: Snapshot, db: Session) -> bool:
+    """Whether another subscription has taken the place of this one, where several calls were needed."""
+    if action.how != "calls" or action.capability not in (
+        "undo_cancel",
+        "change_plan",
+        "update_payment_method",
+    ):
+        return False
+    row = db.get_one(models.Subscription, action.subscription_id)
+    return any(
+        record.remote_id != row.remote_id and record.status in ("trialing", "active", "past_due")
+        for record in snapshot.subscriptions
+    )
 
 
 def _failed(db: Session, action_id: int, error: GatewayError, now: datetime) -> str:
@@ -407,8 +421,8 @@ def _failed(db: Session, action_id: int, error: GatewayError, now: datetime) -> 
 def _give_back(db: Session, action: models.Action, sentence: str, now: datetime) -> None:
     """The wish ends undone: what we had set up for it goes, and the row says why."""
     row = db.get_one(models.Subscription, action.subscription_id)
-    if action.how == "keep" and row.status not in ("cancelled", "expired"):
-        row.access_until = None
+    if action.capability == "cancel_at_period_end" and action.how and row.status not in ENDED:
+        row.access_until = row.cancel_scheduled_at = None
     action.phase, action.error, action.closed_at = "failed", sentence, now
 
 
@@ -451,6 +465,36 @@ def spend_state(db: Session, state: str, query: dict[str, str], now: datetime) -
     return action.capability
 
 
+def look_again(
+    db: Session, portal_id: int, customer_id: int, subscription_id: int, capability: str, now: datetime
+) -> bool:
+    """The customer says that they are done at a processor that sends nobody back: look, as after a return."""
+    row = models.Action
+    action = db.execute(
+        select(row)
+        .where(
+            col(row.portal_id) == portal_id,
+            col(row.customer_id) == customer_id,
+            col(row.subscription_id) == subscription_id,
+            col(row.capability) == capability,
+            col(row.phase).in_(("away", "left")),
+            col(row.created_at) > now - timedelta(hours=24),
+        )
+        .order_by(col(row.created_at).desc())
+        .limit(1)
+    ).scalar_one_or_none()
+    if action is None:
+        return False
+    account = db.get_one(models.Account, action.account_id)
+    if _proof(account, action) == "next_charge":
+        db.get_one(models.Subscription, subscription_id).method_visited_at = now
+        action.phase, action.closed_at = "visited", now
+    elif not _other_open(db, action):
+        action.phase, action.closed_at, action.sent_at = "checking", None, now
+    enqueue(db, "finish_method", {"action": action.id}, now, None)
+    return True
+
+
 def settle(db: Session, subscription_id: int, now: datetime) -> None:
     """Rows of a subscription were written: confirm the actions that they prove."""
     row = db.get_one(models.Subscription, subscription_id)
@@ -461,32 +505,68 @@ def settle(db: Session, subscription_id: int, now: datetime) -> None:
             col(models.Action.phase).in_(("sent", "checking", "away")),
         )
     ).scalars():
-        if proven(action, row):
+        if proven(action.capability, action.how, action.params, row):
             _confirm(db, action, now)
-    if row.status in ("cancelled", "expired"):
+    if row.status in ENDED:
         row.cancel_scheduled_at = None
+    _settle_requests(db, row, now)
 
 
-def proven(action: models.Action, row: models.Subscription) -> bool:
-    """Whether the processor's own word shows what was wished for."""
-    ended = row.status in ("cancelled", "expired")
-    match action.capability:
+def _settle_requests(db: Session, row: models.Subscription, now: datetime) -> None:
+    """A request is done when the processor shows what was asked for, whoever did it."""
+    account = db.get_one(models.Account, row.account_id)
+    for one in db.execute(
+        select(models.Request).where(
+            col(models.Request.subject_id) == row.id,
+            col(models.Request.portal_id) == row.portal_id,
+            col(models.Request.closed_at).is_(None),
+        )
+    ).scalars():
+        # Nobody starts a new subscription under an old id, so that is for the merchant to say.
+        if one.kind in SENSE and one.kind != "undo_cancel" and proven(one.kind, None, one.params, row):
+            requests.shown_by_processor(db, one, facts(account.processor).label, now)
+
+
+def proven(key: str, how: str | None, params: Mapping[str, Any], row: models.Subscription) -> bool:
+    """Whether the processor's own word shows what was wished for; `params` tell how things stood before."""
+    ended, ends = row.status in ENDED, row.status == "cancels_at_period_end"
+    goes_on = row.status in ("active", "trialing", "past_due")
+    match key:
         case "cancel_now":
-            return ended
+            return ended or (ends and how == "calls")
         case "cancel_at_period_end":
-            return ended or (action.how != "keep" and row.status == "cancels_at_period_end")
+            held = row.status == "paused" and how in ("schedule", "calls")
+            return ended or held or (ends and how != "keep")
         case "undo_cancel":
-            return not ended and row.status != "cancels_at_period_end"
+            return goes_on and row.cancels_at is None
         case "pause":
             return row.status == "paused"
         case "resume":
-            return row.status in ("active", "trialing", "past_due")
+            return goes_on
+        case "skip_next_payment":
+            before = params.get("next_before")
+            return bool(before and row.next_on and row.next_on.isoformat() > before)
+        case "change_plan":
+            return _is_changed(params.get("change"), row)
         case "update_payment_method":
             method = (row.method or {}).get("remote_id")
-            return method is not None and method != action.params.get("method_before")
+            return method is not None and method != params.get("method_before")
         case "pay_now":
             return not row.due_minor
     return False
+
+
+def _is_changed(plan: Mapping[str, Any] | None, row: models.Subscription) -> bool:
+    """Whether a subscription is as the chosen plan says, now or from its next period on."""
+    if plan is None:
+        return False
+    pending = row.pending_change or {}
+    now_so = (row.amount_minor, row.interval_unit, row.interval_count) == (
+        plan["minor"],
+        plan["unit"],
+        plan["count"],
+    )
+    return now_so or pending.get("minor") == plan["minor"] or row.next_minor == plan["minor"]
 
 
 _MAILS = {
@@ -496,6 +576,8 @@ _MAILS = {
     "pause": "paused",
     "resume": "resumed",
     "update_payment_method": "card_changed",
+    "change_plan": "plan_changed",
+    "skip_next_payment": "payment_skipped",
 }
 
 
@@ -503,8 +585,15 @@ def _confirm(db: Session, action: models.Action, now: datetime) -> None:
     action.phase, action.error = "confirmed", None
     action.confirmed_at = action.closed_at = now
     row = db.get_one(models.Subscription, action.subscription_id)
-    if action.capability == "undo_cancel" or (action.capability == "cancel_now" and action.how != "keep"):
-        row.access_until = None
+    if action.capability == "undo_cancel":
+        row.access_until = row.cancel_scheduled_at = row.ended_here_at = row.promised_until = None
+    if action.capability == "cancel_now":
+        row.access_until = row.cancel_scheduled_at = None
+        if row.status == "cancels_at_period_end":  # it runs out there; for the customer it is over
+            row.ended_here_at, row.status = now, "cancelled"
+    if action.capability == "cancel_at_period_end" and row.status in ("active", "trialing"):
+        end = row.cancels_at or end_of_paid(row)  # accepted, and not shown by the processor
+        row.promised_until, row.status, row.cancels_at = end, "cancels_at_period_end", end
     if action.capability == "update_payment_method":
         row.method_visited_at = None
     if mail := _MAILS.get(action.capability):
@@ -528,7 +617,7 @@ async def read_back(database: Database, settings: Settings, vault: Vault, action
         return (action.lease_until - now).total_seconds() + 1
     gateway = open_gateway(settings, vault, account, patient=True)
     try:
-        snapshot = await gateway.fetch(Ref("subscription", row.remote_id))
+        snapshot = await gateway.fetch(sync.ref_of(row))
     except Gone:
         snapshot = None
     except Unavailable as error:
@@ -553,12 +642,13 @@ async def _not_yet(
         await database.write(_close_undone, action.id, now)
         return None
     await database.write(_still_open, action.id, now)
-    cancels = action.capability in ("cancel_now", "cancel_at_period_end")
-    if (
-        cancels and action.error
-    ):  # the call failed and the processor shows no trace of it: same key, once more
+    again = action.capability in ("cancel_now", "cancel_at_period_end") or action.how == "calls"
+    if again and action.error:  # the call failed and the processor shows no trace of it: same key, once more
         await carry_out(database, settings, vault, action.id, patient=True)
         return None  # carry_out has queued the next look
+    if action.params.get("guided") and age > timedelta(minutes=2):
+        await database.write(_nothing_new, action.id, now)
+        return None
     if action.error and age > timedelta(minutes=2):
         await database.write(_close_undone, action.id, now)
         return None
@@ -573,6 +663,10 @@ def _looked(db: Session, action_id: int, snapshot: Snapshot, now: datetime) -> N
     action = db.get_one(models.Action, action_id)
     sync.apply(db, db.get_one(models.Account, action.account_id), snapshot)
     db.flush()
+    if action.closed_at is None:
+        _pass_on(db, action, snapshot, now)
+        if action.closed_at is None and _successor(action, snapshot, db):
+            _confirm(db, action, now)
     settle(db, action.subscription_id, now)
 
 
@@ -600,7 +694,7 @@ async def finish_method(database: Database, settings: Settings, vault: Vault, ac
         return None
     now = clock.now()
     gateway = open_gateway(settings, vault, account, patient=True)
-    ref = Ref("subscription", row.remote_id)
+    ref = sync.ref_of(row)
     try:
         if action.capability == "update_payment_method":
             snapshot = await gateway.finish_method_update(
@@ -685,26 +779,6 @@ def _open_scheduled(db: Session, subscription_id: int, action_id: int, now: date
     planned.params = {**planned.params, "run_as": run_as.id}
     enqueue(db, "read_back", {"action": run_as.id}, now + LEASE, f"read_back:{run_as.id}")
     return run_as.id
-
-
-# The queue
-
-
-def enqueue(db: Session, kind: str, payload: dict[str, Any], run_at: datetime, dedupe: str | None) -> None:
-    """Put a job into the table, in the transaction that wants it; one with the same `dedupe` stands already."""
-    sync.insert_once(
-        db,
-        models.Job.__table__,  # type: ignore[attr-defined]
-        {
-            "id": new_id(),
-            "kind": kind,
-            "payload": payload,
-            "run_at": run_at,
-            "created_at": clock.now(),
-            "attempts": 0,
-            "dedupe": dedupe,
-        },
-    )
 
 
 def enqueue_mail(db: Session, action: models.Action, template: str, now: datetime) -> None:

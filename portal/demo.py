@@ -181,7 +181,7 @@ class Demo:
 
 
 def _want_backfill(db: Session, account_id: int) -> None:
-    from portal.actions import enqueue
+    from portal.jobs import enqueue
 
     enqueue(db, "backfill", {"account": account_id}, clock.now(), None)
 

@@ -70,6 +70,15 @@ class AboutAction(TypedDict):
     since: datetime
 
 
+class Note(TypedDict):
+    """Sentences, what somebody wrote, a page of ours with the words of its button, and a reference; None: left out."""
+
+    paragraphs: list[str]
+    quote: str | None
+    link: tuple[str, str] | None
+    reference: str | None
+
+
 NEEDS: Mapping[str, type[Any]] = MappingProxyType(
     {
         "login": Login,
@@ -81,6 +90,10 @@ NEEDS: Mapping[str, type[Any]] = MappingProxyType(
         "resumed": AboutAction,
         "card_changed": AboutAction,
         "merchant_alarm": AboutAction,
+        "plan_changed": AboutAction,
+        "payment_skipped": AboutAction,
+        "note": Note,
+        "merchant_note": Note,
     }
 )
 

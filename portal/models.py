@@ -101,6 +101,10 @@ class Portal(SQLModel, table=True):
     terms_url: str | None = None
     privacy_url: str | None = None
     cancel_reasons: list[str] = _json()
+    request_days: int = Field(
+        default=3, sa_column_kwargs={"server_default": "3"}
+    )  # within which the merchant answers what is asked of them
+    request_email: str | None = None  # who is asked; None: the support address
 
     @property
     def can_invoice(self) -> bool:
@@ -135,6 +139,11 @@ class Account(SQLModel, table=True):
     credentials: bytes = Field(sa_type=LargeBinary)  # sealed by the vault
     options: list[str] = _json()
     switched_off: list[str] = _json()
+    # Until the other side has changed over, deliveries proved with the credentials of before are taken too.
+    previous_credentials: bytes | None = Field(default=None, sa_type=LargeBinary)
+    previous_until: datetime | None = _moment()
+    # What customers may switch to: title, plan (the processor's id), minor, currency, unit, count, quantity.
+    plans: list[dict[str, Any]] | None = _json()
     created_at: datetime = _moment(nullable=False)
 
 
@@ -202,6 +211,7 @@ class Order(_Mirrored, table=True):
     discount_minor: int | None = _big()
     lines: list[dict[str, Any]] = _json()
     subscription_remote: str | None = None
+    due_link: str | None = None  # the processor's page on which an open order can be paid
 
 
 class Subscription(_Mirrored, table=True):
@@ -244,6 +254,8 @@ class Subscription(_Mirrored, table=True):
     access_until: datetime | None = _moment()  # cancelled there, but paid until then
     cancel_scheduled_at: datetime | None = _moment()  # our job cancels then; free to undo before
     method_visited_at: datetime | None = _moment()  # on the processor's page, which tells nothing back
+    ended_here_at: datetime | None = _moment()  # ended for the customer, while the processor has it run out
+    promised_until: datetime | None = _moment()  # a cancel it has accepted and does not show
 
 
 class Payment(_Mirrored, table=True):
@@ -266,6 +278,9 @@ class Payment(_Mirrored, table=True):
     invoice_remote: str | None = None
     failure_code: str | None = None
     failure_reason: str | None = None
+    object: str | None = None
+    # Ours: it was taken after its subscription had ended, and both sides were told.
+    after_end_at: datetime | None = _moment()
 
 
 class Refund(_Mirrored, table=True):
@@ -330,6 +345,43 @@ class Action(SQLModel, table=True):
     sent_at: datetime | None = _moment()
     lease_until: datetime | None = _moment()
     confirmed_at: datetime | None = _moment()
+    closed_at: datetime | None = _moment()
+    told_late_at: datetime | None = _moment()
+
+
+class Request(SQLModel, table=True):
+    """Something a customer asked the merchant to do, because no processor's call does it."""
+
+    __table_args__ = (
+        ForeignKeyConstraint(["portal_id", "customer_id"], ["customer.portal_id", "customer.id"]),
+        ForeignKeyConstraint(["portal_id", "account_id"], ["account.portal_id", "account.id"]),
+        UniqueConstraint("portal_id", "reference"),
+        Index(
+            "ux_request_open",
+            "subject_id",
+            "kind",
+            unique=True,
+            sqlite_where=text("closed_at IS NULL"),
+            postgresql_where=text("closed_at IS NULL"),
+        ),
+        Index("ix_request_list", "portal_id", "customer_id", "created_at", "id"),
+        Index("ix_request_queue", "portal_id", "status", "due_at"),
+    )
+    id: int = _id()
+    portal_id: int = _big(nullable=False)
+    account_id: int = _big(nullable=False)
+    customer_id: int = _big(nullable=False)
+    subject_id: int = _big(nullable=False)  # of the subscription or the payment that it is about
+    kind: str  # a key of the fact tables, or "refund"
+    reference: str
+    what: str  # as the page names it: the subscription's or the payment's title
+    words: str | None = None  # of the customer
+    params: dict[str, Any] = _json()
+    status: str = "open"  # open, done, declined, withdrawn
+    answer: str | None = None  # the merchant's sentence
+    history: list[dict[str, Any]] = _json()  # at, who, what, text
+    due_at: datetime = _moment(nullable=False)
+    created_at: datetime = _moment(nullable=False)
     closed_at: datetime | None = _moment()
     told_late_at: datetime | None = _moment()
 

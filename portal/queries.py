@@ -12,7 +12,7 @@ from sqlalchemy import BigInteger, ColumnElement, Select, Table, and_, bindparam
 from sqlalchemy.orm import Session
 from sqlmodel import col
 
-from portal import models
+from portal import clock, models, offers, requests
 from portal.gateways import facts
 from portal.upcoming import Plan
 
@@ -188,6 +188,8 @@ class PaymentRow:
     documented: bool
     has_file: bool
     refunds: tuple[RefundRow, ...]
+    after_end: bool  # taken after its subscription had ended
+    refund_asked: str | None  # the reference of the request for a refund
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +218,7 @@ class OrderPage:
     payments: tuple[PaymentRow, ...]
     timeline: tuple[Entry, ...]
     mixed: bool
+    payable: bool  # there is a page of the processor on which what is open can be paid
 
 
 ORDER = select(
@@ -226,6 +229,7 @@ ORDER = select(
     _order.c.discount_minor,
     _order.c.lines,
     _order.c.subscription_remote,
+    _order.c.due_link,
 ).where(_of_customer(_order), _order.c.id == bindparam("id"))
 
 _PAYMENT_COLUMNS = (
@@ -239,6 +243,7 @@ _PAYMENT_COLUMNS = (
     _payment.c.refunded_minor,
     _payment.c.method,
     _payment.c.failure_reason,
+    _payment.c.after_end_at,
     _payment.c.account_id,
     _payment.c.remote_id,
     _order.c.id.label("order_id"),
@@ -322,6 +327,8 @@ def order(db: Session, portal_id: int, customer_id: int, order_id: int) -> Order
         payments=payments,
         timeline=tuple(sorted(timeline, key=lambda entry: entry.at)),
         mixed=_mixed([row, *lines, *payments]),
+        payable=bool(row.due_link)
+        and offers.order_can_be_paid(row.status, row.due_link, db.get_one(models.Account, row.account_id)),
     )
 
 
@@ -448,6 +455,7 @@ def _with_what_hangs_on(
         for invoice in db.execute(INVOICES, values):
             invoices[account_id, invoice.payment_remote].append(invoice)
     closed = _without_documents(db, portal_id) if found else frozenset()
+    asked = _refunds_asked(db, portal_id, [row.id for row in found if row.after_end_at])
     rows = []
     for row in found:
         key = row.account_id, row.remote_id
@@ -468,9 +476,27 @@ def _with_what_hangs_on(
                 documented=row.status in DOCUMENTED and row.account_id not in closed,
                 has_file=any(invoice.document for invoice in invoices[key]),
                 refunds=tuple(refunds[key]),
+                after_end=row.after_end_at is not None,
+                refund_asked=asked.get(row.id),
             )
         )
     return tuple(rows), [invoice for row in found for invoice in invoices[row.account_id, row.remote_id]]
+
+
+def _refunds_asked(db: Session, portal_id: int, payment_ids: list[int]) -> dict[int, str]:
+    """The references of requests for refunds, open or done, by payment."""
+    if not payment_ids:
+        return {}
+    row = models.Request
+    found = db.execute(
+        select(col(row.subject_id), col(row.reference)).where(
+            col(row.portal_id) == portal_id,
+            col(row.subject_id).in_(payment_ids),
+            col(row.kind) == "refund",
+            col(row.status).in_(("open", "done")),
+        )
+    )
+    return {row.subject_id: row.reference for row in found}
 
 
 def _without_documents(db: Session, portal_id: int) -> frozenset[int]:
@@ -479,6 +505,20 @@ def _without_documents(db: Session, portal_id: int) -> frozenset[int]:
         select(_account.c.id, _account.c.switched_off).where(_account.c.portal_id == portal_id)
     )
     return frozenset(row.id for row in found if "invoice" in (row.switched_off or ()))
+
+
+def payment_after_end(
+    db: Session, portal_id: int, customer_id: int, payment_id: int
+) -> models.Payment | None:
+    """A payment of a customer that was taken after its subscription had ended; None where it was not."""
+    return db.execute(
+        select(models.Payment).where(
+            col(models.Payment.id) == payment_id,
+            col(models.Payment.portal_id) == portal_id,
+            col(models.Payment.customer_id) == customer_id,
+            col(models.Payment.after_end_at).is_not(None),
+        )
+    ).scalar_one_or_none()
 
 
 # Subscriptions
@@ -492,6 +532,12 @@ class Subject:
     account: models.Account
     label: str
     action: models.Action | None
+    requests: tuple[models.Request, ...] = ()
+
+    @property
+    def asked(self) -> frozenset[str]:
+        """What the merchant is asked for and has not answered."""
+        return frozenset(one.kind for one in self.requests if one.closed_at is None)
 
     @property
     def busy(self) -> bool:
@@ -527,10 +573,12 @@ def subscriptions(
         ended = _subscriptions(
             db, portal_id, customer_id, now, False, after if only_ended else None, room + 1
         )
-    told = _newest_actions(db, portal_id, customer_id, [row.id for row, _ in (*live, *ended)], now)
+    ids = [row.id for row, _ in (*live, *ended)]
+    told = _newest_actions(db, portal_id, customer_id, ids, now)
+    asked = requests.about(db, portal_id, customer_id, ids, now)
     return SubscriptionsPage(
-        live=tuple(_subject(row, account, told) for row, account in live[:PAGE]),
-        ended=tuple(_subject(row, account, told) for row, account in ended[:room]),
+        live=tuple(_subject(row, account, told, asked) for row, account in live[:PAGE]),
+        ended=tuple(_subject(row, account, told, asked) for row, account in ended[:room]),
         older=_cursor_of(live[PAGE - 1]) if len(live) > PAGE else None,
         older_ended=_rest_of(ended, room),
     )
@@ -558,7 +606,10 @@ def subject(
     if found is None:
         return None
     row, account = found
-    return _subject(row, account, _newest_actions(db, portal_id, customer_id, [row.id], now))
+    told = _newest_actions(db, portal_id, customer_id, [row.id], now)
+    return _subject(
+        row, account, told, requests.about(db, portal_id, customer_id, [row.id], now or clock.now())
+    )
 
 
 _SUBSCRIPTIONS = (
@@ -615,8 +666,14 @@ def _newest_actions(
     return newest
 
 
-def _subject(row: models.Subscription, account: models.Account, told: dict[int, models.Action]) -> Subject:
-    return Subject(row, account, facts(account.processor).label, told.get(row.id))
+def _subject(
+    row: models.Subscription,
+    account: models.Account,
+    told: dict[int, models.Action],
+    asked: dict[int, list[models.Request]],
+) -> Subject:
+    label = facts(account.processor).label
+    return Subject(row, account, label, told.get(row.id), tuple(asked.get(row.id, ())))
 
 
 # Upcoming payments
@@ -646,6 +703,32 @@ def plans(db: Session, portal_id: int, customer_id: int) -> list[Plan]:
         )
         for row in found
     ]
+
+
+def accounts(db: Session, portal_id: int) -> list[tuple[str, str | None, tuple[str, ...]]]:
+    """Processor, kind and switched-on options of each connected account, in order."""
+    found = db.execute(
+        select(_account.c.processor, _account.c.variant, _account.c.options)
+        .where(_account.c.portal_id == portal_id)
+        .order_by(_account.c.processor, _account.c.id)
+    )
+    return [(row.processor, row.variant, tuple(row.options or ())) for row in found]
+
+
+def payable_order(
+    db: Session, portal_id: int, customer_id: int, order_id: int
+) -> tuple[models.Order, models.Account] | None:
+    """An order of a customer with its account, or None."""
+    found = db.execute(
+        select(models.Order, models.Account)
+        .join(models.Account, col(models.Account.id) == col(models.Order.account_id))
+        .where(
+            col(models.Order.id) == order_id,
+            col(models.Order.portal_id) == portal_id,
+            col(models.Order.customer_id) == customer_id,
+        )
+    ).one_or_none()
+    return (found[0], found[1]) if found else None
 
 
 # The logo

@@ -121,6 +121,7 @@ def environment(locale: str) -> Environment:
     found.install_gettext_callables(texts.gettext, texts.ngettext, newstyle=True)  # type: ignore[attr-defined]
     found.globals.update(
         id_text=id_text,
+        moment=datetime.fromisoformat,
         script=assets.script,
         stylesheet=assets.stylesheet,
         login_style=assets.login_style,

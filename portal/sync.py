@@ -16,11 +16,15 @@ from portal import clock, models
 from portal.gateways import facts
 from portal.gateways.base import (
     CustomerRecord,
+    Interval,
     InvoiceRecord,
     Line,
+    Method,
+    NextPayment,
     OrderRecord,
     PaymentRecord,
     Record,
+    Ref,
     RefundRecord,
     Snapshot,
     SubscriptionRecord,
@@ -55,7 +59,7 @@ _RENAMED = {
     "invoice": "invoice_remote",
     "payment": "payment_remote",
 }
-_NOT_FIELDS = {"remote_id", "knows", "updated_at"}
+_NOT_FIELDS = {"remote_id", "knows", "updated_at", "document_url"}
 
 
 def apply(db: Session, account: models.Account, snapshot: Snapshot) -> list[Change]:
@@ -95,8 +99,10 @@ def _merge(
         if record.knows is not None and name not in record.knows:
             continue
         value = getattr(record, name)
-        if name == "status" and value is None:
-            continue
+        if name == "status":
+            if value is None:
+                continue
+            value = _word(row, value, as_of)
         columns = _columns(name, value)
         last = stamps[name]
         if stamp < last or (stamp == last and _canonical(columns) <= _canonical_row(row, columns)):
@@ -109,6 +115,52 @@ def _merge(
     row.as_of = max(row.as_of, as_of)
     row.placed_at = row.created_at or min(row.placed_at, as_of)
     return row, before
+
+
+def _word(row: models._Mirrored, status: str, as_of: datetime) -> str:
+    """The processor's state in the light of what we keep beside it: what has ended for the customer runs out there,
+    and what it has promised to end goes on there until that day."""
+    if isinstance(row, models.Subscription):
+        if status == "cancels_at_period_end" and row.ended_here_at:
+            return "cancelled"
+        if status == "active" and row.promised_until and as_of < row.promised_until:
+            return "cancels_at_period_end"
+    return status
+
+
+def ref_of(row: models.Subscription) -> Ref:
+    """A subscription's reference with what our rows know of it."""
+    amount = Money(row.amount_minor, row.currency) if row.amount_minor is not None and row.currency else None
+    following = Money(row.next_minor, row.currency) if row.next_minor is not None and row.currency else None
+    unit: Any = row.interval_unit
+    certainty: Any = row.next_certainty or "estimated"
+    status: Any = row.status
+    known = SubscriptionRecord(
+        remote_id=row.remote_id,
+        email=row.email,
+        raw_status=row.raw_status,
+        created_at=row.created_at,
+        status=status,
+        customer=row.remote_customer,
+        title=row.title,
+        amount=amount,
+        interval=Interval(unit, row.interval_count or 1) if unit else None,
+        quantity=row.quantity,
+        started_at=row.started_at,
+        trial_ends_at=row.trial_ends_at,
+        current_period_start=row.current_period_start,
+        current_period_end=row.access_until or row.current_period_end,
+        next_payment=NextPayment(row.next_on, following, certainty) if row.next_on else None,
+        cancels_at=row.cancels_at,
+        ended_at=row.ended_at,
+        method=Method(**row.method) if row.method else None,
+        due=Money(row.due_minor, row.currency) if row.due_minor and row.currency else None,
+        due_link=row.due_link,
+        object=row.object,
+        stopped=row.stopped,
+        retries_on=row.retries_on,
+    )
+    return Ref("subscription", row.remote_id, known)
 
 
 def _compact(stamps: dict[str, int]) -> dict[str, int]:

@@ -34,6 +34,7 @@ class PortalView:
     privacy_url: str | None
     cancel_reasons: tuple[str, ...]
     can_invoice: bool
+    request_days: int
     brand: tuple[tuple[str, str], ...]
     logo: LogoView | None
 
@@ -76,6 +77,7 @@ def view(db: Session, row: models.Portal, base_domain: str) -> PortalView:
         privacy_url=row.privacy_url,
         cancel_reasons=tuple(row.cancel_reasons or ()),
         can_invoice=row.can_invoice,
+        request_days=row.request_days,
         brand=tuple(sorted((row.brand or {}).items())),
         logo=logo,
     )

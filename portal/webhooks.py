@@ -9,9 +9,9 @@ from sqlalchemy.orm import Session
 from sqlmodel import col
 
 from portal import models, sync
-from portal.actions import enqueue
 from portal.gateways.base import Event, Ref
 from portal.ids import new_id
+from portal.jobs import enqueue
 
 
 def account_by_token(db: Session, token: str) -> models.Account | None:

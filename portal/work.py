@@ -4,7 +4,7 @@ workers may run and one that dies loses nothing."""
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -14,11 +14,12 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 from sqlmodel import col
 
-from portal import actions, clock, letters, login, models, sync, webhooks
+from portal import actions, clock, guard, letters, login, models, requests, sync, webhooks
 from portal.connect import open_gateway
 from portal.db import Database
 from portal.gateways import facts
-from portal.gateways.base import BadSignature, Gone, Ref, Unavailable
+from portal.gateways.base import BadSignature, Event, Gone, Ref, Unavailable
+from portal.jobs import enqueue
 from portal.settings import Settings
 from portal.vault import Vault
 
@@ -74,6 +75,8 @@ class Worker:
             "scheduled_cancel": self._scheduled_cancel,
             "refresh": self._refresh,
             "look_at_customer": self._look_at_customer,
+            "request_late": self._request_late,
+            "look_at_order": self._look_at_order,
             "backfill": self._backfill,
         }
 
@@ -158,7 +161,7 @@ class Worker:
 
     async def _event(self, payload: dict[str, Any]) -> None:
         account = await self.database.read(_account_of_event, payload["event"])
-        event = webhooks.unpacked(payload)
+        event = await self.database.read(_with_what_we_know, account.id, webhooks.unpacked(payload))
         gateway = open_gateway(self.settings, self.vault, account, patient=True)
         try:
             snapshot = await gateway.refetch(event)
@@ -201,7 +204,7 @@ class Worker:
         row, account = await self.database.read(_subscription, payload["subscription"])
         gateway = open_gateway(self.settings, self.vault, account, patient=True)
         try:
-            snapshot = await gateway.fetch(Ref("subscription", row.remote_id))
+            snapshot = await gateway.fetch(sync.ref_of(row))
         except Gone:
             return
         finally:
@@ -213,6 +216,23 @@ class Worker:
         """Somebody has signed in: ask about what of theirs still goes on."""
         await self.database.write(_want_refreshes, payload["customer"], clock.now())
         nudge()
+
+    async def _request_late(self, payload: dict[str, Any]) -> None:
+        await self.database.write(requests.late, payload["request"], clock.now())
+
+    async def _look_at_order(self, payload: dict[str, Any]) -> None:
+        """Somebody went to pay an open order: ask whether they did."""
+        order, account = await self.database.read(_order, payload["order"])
+        if order.status != "open":
+            return
+        gateway = open_gateway(self.settings, self.vault, account, patient=True)
+        try:
+            snapshot = await gateway.fetch(Ref("order", order.remote_id))
+        except Gone:
+            return
+        finally:
+            await gateway.aclose()
+        await self.database.write(self._write, account, snapshot)
 
     async def _backfill(self, payload: dict[str, Any]) -> None:
         """Everything a processor lists; where it broke off is where the next try goes on."""
@@ -317,13 +337,15 @@ def _follow(db: Session, account: models.Account, changes: list[sync.Change], no
     """What a change asks for: a mail when a payment failed, a hint to an action that is away, the next look."""
     for change in changes:
         if change.table == "payment" and change.after == "failed" and change.before != "failed":
-            actions.enqueue(
+            enqueue(
                 db,
                 "mail",
                 {"template": "payment_failed", "payment": change.id},
                 now,
                 f"payment_failed:{change.id}",
             )
+        if change.table == "payment" and change.after != change.before:
+            guard.look(db, change.id, now)
         if change.table == "subscription":
             _look_after(db, account, change.id, now)
 
@@ -338,16 +360,14 @@ def _look_after(db: Session, account: models.Account, subscription_id: int, now:
         )
     ).scalars()
     for action in away:
-        actions.enqueue(db, "finish_method", {"action": action.id}, now, None)
+        enqueue(db, "finish_method", {"action": action.id}, now, None)
     row = db.get_one(models.Subscription, subscription_id)
     listed = any(entry.kind == "subscription" for entry in facts(account.processor).backfill)
     if not listed and row.next_on and row.status in ("active", "trialing", "past_due"):
         # Nothing tells of a failed charge there: look the day after, and each day while it is overdue.
         due = datetime.combine(row.next_on, datetime.min.time(), now.tzinfo) + timedelta(days=1, hours=12)
         day = max(due, now + timedelta(days=1))
-        actions.enqueue(
-            db, "refresh", {"subscription": row.id}, day, f"refresh:{row.id}:{day.date().isoformat()}"
-        )
+        enqueue(db, "refresh", {"subscription": row.id}, day, f"refresh:{row.id}:{day.date().isoformat()}")
 
 
 def _want_refreshes(db: Session, customer_id: int, now: datetime) -> None:
@@ -364,7 +384,7 @@ def _want_refreshes(db: Session, customer_id: int, now: datetime) -> None:
         .limit(ASKED_AT_SIGN_IN)
     ).scalars()
     for subscription_id in live:
-        actions.enqueue(db, "refresh", {"subscription": subscription_id}, now, None)
+        enqueue(db, "refresh", {"subscription": subscription_id}, now, None)
 
 
 def _handled(db: Session, event_id: int, now: datetime, error: str | None) -> None:
@@ -381,6 +401,8 @@ def _write_page(
     changes = sync.apply(db, account, snapshot)
     db.flush()
     for change in changes:
+        if change.table == "payment" and change.after != change.before:
+            guard.look(db, change.id, now)
         if change.table == "subscription":
             _look_after(db, account, change.id, now)
     name = f"backfill:{account.id}"
@@ -405,6 +427,24 @@ def _account(db: Session, account_id: int) -> models.Account:
 
 def _account_of_event(db: Session, event_id: int) -> models.Account:
     return db.get_one(models.Account, db.get_one(models.Event, event_id).account_id)
+
+
+def _with_what_we_know(db: Session, account_id: int, event: Event) -> Event:
+    """An event about a subscription, with what our rows know of it."""
+    if event.subject is None or event.subject.kind != "subscription":
+        return event
+    row = db.execute(
+        select(models.Subscription).where(
+            col(models.Subscription.account_id) == account_id,
+            col(models.Subscription.remote_id) == event.subject.id,
+        )
+    ).scalar_one_or_none()
+    return replace(event, subject=sync.ref_of(row)) if row else event
+
+
+def _order(db: Session, order_id: int) -> tuple[models.Order, models.Account]:
+    row = db.get_one(models.Order, order_id)
+    return row, db.get_one(models.Account, row.account_id)
 
 
 def _subscription(db: Session, subscription_id: int) -> tuple[models.Subscription, models.Account]:

@@ -133,6 +133,7 @@ class OrderRecord(Record):
     discount: Money | None = None
     lines: tuple[Line, ...] = ()
     subscription: str | None = None
+    due_link: str | None = None  # the processor's page on which an open order can be paid
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -226,18 +226,26 @@ class Facts(_Strict):
 
     def allows_link(self, url: str, addresses: Mapping[str, str] | None = None) -> bool:
         """Whether a customer may be sent to this address: https and a host of `links`, or a simulator's own."""
-        parts = urlsplit(url)
-        if addresses and any(
-            (parts.scheme, parts.netloc) == (base.scheme, base.netloc)
-            for base in map(urlsplit, addresses.values())
-        ):
-            return True
-        return (
-            parts.scheme == "https"
-            and "@" not in parts.netloc
-            and "\\" not in url
-            and parts.netloc.lower() in self.hosts.links
-        )
+        return _is_at(url, self.hosts.links, addresses)
+
+    def allows_script(self, url: str, addresses: Mapping[str, str] | None = None) -> bool:
+        """The same for a script on the bare page by which a customer leaves: a host of `scripts`."""
+        return _is_at(url, self.hosts.scripts, addresses)
+
+
+def _is_at(url: str, hosts: list[str], addresses: Mapping[str, str] | None) -> bool:
+    parts = urlsplit(url)
+    if addresses and any(
+        (parts.scheme, parts.netloc) == (base.scheme, base.netloc)
+        for base in map(urlsplit, addresses.values())
+    ):
+        return True
+    return (
+        parts.scheme == "https"
+        and "@" not in parts.netloc
+        and "\\" not in url
+        and parts.netloc.lower() in hosts
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,36 +320,3 @@ def disagreements(processor: str, adapter: type) -> list[str]:
     if ("processor" in documents) != has("invoice_document"):
         found.append(f"{processor}: `documents` and invoice_document do not agree")
     return found
-
-
-_FEATURES: dict[str, Key] = {
-    "Invoice": "invoice",
-    "Update payment method": "update_payment_method",
-    "Cancel now": "cancel_now",
-    "Cancel at period end": "cancel_at_period_end",
-    "Undo cancel": "undo_cancel",
-    "Pause": "pause",
-    "Resume": "resume",
-    "Change plan": "change_plan",
-    "Pay now": "pay_now",
-}
-
-
-def features_table() -> str:
-    """What each processor lets a customer do, as a Markdown table made from the facts."""
-    lines = [
-        f"| processor | {' | '.join(_FEATURES)} |",
-        f"|---|{'---|' * len(_FEATURES)}",
-    ]
-    for name in processors():
-        table = facts(name)
-        cells = [_cell(table.capabilities[key]) for key in _FEATURES.values()]
-        lines.append(f"| {table.label} | {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def _cell(capability: Capability) -> str:
-    if capability.documents:
-        return ", ".join(capability.documents)
-    words = {"none": "–"}.get(capability.mode, capability.mode)
-    return f"{words}: {capability.how}" if capability.how else words

@@ -1,13 +1,16 @@
 """What a customer does with a subscription: the step that says what will happen, the doing, the leaving, the return."""
 
-from dataclasses import dataclass
-from datetime import timedelta
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any
+from urllib.parse import urlsplit
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from portal import actions, clock, models, queries, render, work
+from portal import actions, clock, models, offers, queries, render, requests, work
+from portal.gateways.base import Leave
 from portal.gateways.capabilities import Key
 from portal.login import signed_in
 from portal.texts import gettext as _
@@ -20,6 +23,8 @@ STEPS: dict[str, tuple[Key, ...]] = {
     "pause": ("pause",),
     "resume": ("resume",),
     "pay_now": ("pay_now",),
+    "change_plan": ("change_plan",),
+    "skip_next_payment": ("skip_next_payment",),
 }
 LEAVE_FOR = timedelta(minutes=5)
 
@@ -31,7 +36,8 @@ class Step:
     name: str
     subscription: models.Subscription
     label: str  # of the processor
-    offers: list[actions.Offer]
+    offers: list[offers.Offer]
+    answered_by: datetime  # if it is asked of the merchant today
     error: str | None = None
     reason: str = ""
     comment: str = ""
@@ -62,13 +68,14 @@ async def act(request: Request) -> Response:
         if isinstance(found, str):
             return _closed(request, found, 409)
         error = _("Choose when it should end.")
-        again = Step(name, found.subscription, found.label, found.offers, error=error)
+        again = replace(found, error=error)
         return render.piece(
             request, f"partials/step_{_drawing(name)}.html", status=422, tab="subscriptions", step=again
         )
     params = {
         "reason": str(form.get("reason", ""))[:200],
         "comment": str(form.get("comment", ""))[:1000],
+        "plan": str(form.get("plan", ""))[:200],
     }
     state = request.app.state
     try:
@@ -89,12 +96,75 @@ async def act(request: Request) -> Response:
     finally:
         work.nudge()
     if done.leave is not None:
-        sealed = state.seal.seal(
-            {"url": done.leave, "until": (clock.now() + LEAVE_FOR).timestamp()},
-            f"leave {request.state.customer.session_id}",
-        )
-        return render.leave(request, f"/customers/leave/{sealed}")
+        return _leave(request, done.leave)
     return await _redrawn(request)
+
+
+def _leave(request: Request, leave: Leave) -> Response:
+    """On to the processor; where it sends nobody back, with a link that opens a tab of its own."""
+    address = sealed_address(request, leave)
+    if leave.returns:
+        return render.leave(request, address)
+    return render.piece(
+        request,
+        "partials/step_away.html",
+        tab="subscriptions",
+        address=address,
+        name=request.path_params["step"],
+        subscription_id=request.path_params["subscription_id"],
+    )
+
+
+def sealed_address(request: Request, leave: Leave) -> str:
+    """Our own address that leads on to a processor's page: sealed, bound to the session, good for five minutes."""
+    sealed = request.app.state.seal.seal(
+        {
+            "url": leave.url,
+            "script": asdict(leave.script) if leave.script else None,
+            "until": (clock.now() + LEAVE_FOR).timestamp(),
+        },
+        f"leave {request.state.customer.session_id}",
+    )
+    return f"/customers/leave/{sealed}"
+
+
+@signed_in
+async def look_again(request: Request) -> Response:
+    """The customer says that they are done at a page that sends nobody back."""
+    name = request.path_params["step"]
+    if name not in STEPS:
+        raise HTTPException(404)
+    await request.app.state.database.write(
+        actions.look_again,
+        request.state.portal.id,
+        request.state.customer.id,
+        request.path_params["subscription_id"],
+        STEPS[name][0],
+        clock.now(),
+    )
+    work.nudge()
+    return await _redrawn(request)
+
+
+@signed_in
+async def withdraw(request: Request) -> Response:
+    """Take back what was asked of the merchant."""
+    try:
+        await request.app.state.database.write(
+            requests.withdraw,
+            request.state.portal.id,
+            request.state.customer.id,
+            request.path_params["request_id"],
+            clock.now(),
+        )
+    except LookupError:
+        raise HTTPException(404) from None
+    except requests.NotOpen:
+        pass  # answered meanwhile: the card or the list says how
+    work.nudge()
+    if "subscription_id" in request.path_params:
+        return await _redrawn(request)
+    return render.see_other(request, "/customers/requests")
 
 
 async def _redrawn(request: Request) -> Response:
@@ -133,12 +203,12 @@ async def _step(request: Request, name: str) -> Step | str:
     )
     if subject is None:
         raise HTTPException(404)
-    offers = actions.available(
-        subject.row, subject.account, request.state.portal, clock.now(), busy=subject.busy
-    )
-    wished = [offers[key] for key in STEPS[name] if key in offers]
+    portal, now = request.state.portal, clock.now()
+    answers = offers.available(subject.row, subject.account, portal, now, subject.busy, subject.asked)
+    wished = [answers[key] for key in STEPS[name] if key in answers]
     if ok := [offer for offer in wished if offer.ok]:
-        return Step(name, subject.row, subject.label, ok, chosen=ok[0].key)
+        answered_by = now + timedelta(days=portal.request_days)
+        return Step(name, subject.row, subject.label, ok, answered_by, chosen=ok[0].key)
     return next(
         (offer.why for offer in wished if offer.why),
         _("This isn't possible for this subscription as it is now."),
@@ -146,7 +216,7 @@ async def _step(request: Request, name: str) -> Step | str:
 
 
 def _drawing(name: str) -> str:
-    return "cancel" if name == "cancel" else "simple"
+    return name if name in ("cancel", "change_plan") else "simple"
 
 
 def _closed(request: Request, why: str, status: int) -> Response:
@@ -163,12 +233,44 @@ def _closed(request: Request, why: str, status: int) -> Response:
 @signed_in
 async def leave(request: Request) -> Response:
     """On to the processor's page: its address is sealed, bound to the session, and good for five minutes."""
-    opened = request.app.state.seal.open(
-        request.path_params["sealed"], f"leave {request.state.customer.session_id}"
-    )
-    if opened is None or opened["until"] < clock.now().timestamp():
+    opened = _opened(request)
+    if opened is None:
         return render.page(request, "leave_over.html", status=410)
+    if opened.get("script"):
+        return _by_script(request, opened["script"], opened["url"])
     return render.see_other(request, opened["url"])
+
+
+def _by_script(request: Request, script: dict[str, Any], url: str) -> Response:
+    """The bare page of a processor that can only be entered by its script: nothing of the customer's stands on it,
+    and its policy allows that script, our few lines that start it, and the places it talks to."""
+    answer = render.page(request, "leave_script.html", script=script, url=url, here=request.url.path)
+    origin = "{0.scheme}://{0.netloc}".format(urlsplit(script["src"]))
+    places = " ".join([origin, *script["connects"]])
+    answer.headers["Content-Security-Policy"] = (
+        f"default-src 'none'; script-src 'self' {origin}; connect-src {places}; frame-src {places}; "
+        f"img-src {places} data:; style-src {places} 'unsafe-inline'; form-action 'self' {places}; base-uri 'none'; "
+        "frame-ancestors 'none'"
+    )
+    answer.headers["Cross-Origin-Opener-Policy"] = "unsafe-none"  # banks open windows of their own
+    return answer
+
+
+@signed_in
+async def start(request: Request) -> Response:
+    """The lines that start a processor's script, for the bare page alone."""
+    opened = _opened(request)
+    if opened is None or not opened.get("script"):
+        raise HTTPException(404)
+    return Response(opened["script"]["start"], media_type="text/javascript")
+
+
+def _opened(request: Request) -> dict[str, Any] | None:
+    sealed = request.path_params["sealed"]
+    opened: dict[str, Any] | None = request.app.state.seal.open(
+        sealed, f"leave {request.state.customer.session_id}"
+    )
+    return opened if opened is not None and opened["until"] >= clock.now().timestamp() else None
 
 
 async def come_back(request: Request) -> Response:
@@ -178,9 +280,13 @@ async def come_back(request: Request) -> Response:
     state = actions.open_state(request.app.state.settings, request.path_params["state"])
     capability = None
     if state is not None:
-        capability = await request.app.state.database.write(
-            actions.spend_state, state, dict(request.query_params), clock.now()
-        )
+        told = dict(request.query_params)
+        if (
+            request.method == "POST"
+        ):  # some processors send people back with a form, across sites and so without cookie
+            form = await request.form(max_files=0, max_fields=30)
+            told |= {name: value[:500] for name, value in form.items() if isinstance(value, str)}
+        capability = await request.app.state.database.write(actions.spend_state, state, told, clock.now())
     work.nudge()
     target = "/customers/subscriptions"
     return render.see_other(request, target if capability else f"{target}?back=again")

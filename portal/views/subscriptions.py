@@ -7,7 +7,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from portal import actions, clock, queries, render
+from portal import clock, models, offers, queries, render
 from portal.gateways import facts
 from portal.gateways.capabilities import Key
 from portal.intervals import add_months
@@ -23,10 +23,13 @@ BUTTONS: dict[str, tuple[Key, ...]] = {
     "undo_cancel": ("undo_cancel",),
     "resume": ("resume",),
     "update_payment_method": ("update_payment_method",),
+    "skip_next_payment": ("skip_next_payment",),
     "change_plan": ("change_plan",),
     "pause": ("pause",),
     "cancel": ("cancel_at_period_end", "cancel_now"),
 }
+# Where these are not to be had, the card says why at once; the rest is said below it, folded away.
+_WANTED = frozenset({"pay_now", "undo_cancel", "update_payment_method", "cancel"})
 _UNDER_WAY = frozenset({"claimed", "sent", "checking"})
 
 
@@ -55,6 +58,20 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
+class Ask:
+    """A request to the merchant as a card tells it."""
+
+    ref: str
+    reference: str
+    kind: str  # as the steps are called
+    status: str
+    at: datetime
+    due_at: datetime
+    is_late: bool
+    answer: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Card:
     """A subscription as it is drawn. `date_row` is the one date that matters in its state: (word, day)."""
 
@@ -79,6 +96,8 @@ class Card:
     method_visited_at: datetime | None
     offers: tuple[str, ...]  # steps that can be taken, in the order of their buttons
     refusals: tuple[str, ...]  # sentences in place of buttons
+    lesser: tuple[str, ...]  # the same for what fewer people want
+    asks: tuple["Ask", ...]
     action: Doing | None
     retries_on: date | None
     stopped: bool
@@ -145,8 +164,8 @@ def _asked(request: Request) -> tuple[Where, bool]:
 def card(found: Subject, portal: PortalView, now: datetime) -> Card:
     """What a subscription's card says and offers."""
     row = found.row
-    state = actions.state_of(row)
-    offers, refusals = _offers(found, portal, now)
+    state = offers.state_of(row)
+    steps, refusals, lesser = _offers(found, portal, now)
     next_on = _next_on(found, state)
     change = row.pending_change
     return Card(
@@ -169,8 +188,10 @@ def card(found: Subject, portal: PortalView, now: datetime) -> Card:
         change=_change(change) if change and state not in queries.ENDED else None,
         access_until=row.access_until if row.access_until and row.access_until > now else None,
         method_visited_at=row.method_visited_at,
-        offers=offers,
+        offers=steps,
         refusals=refusals,
+        lesser=lesser,
+        asks=tuple(_ask(one) for one in found.requests),
         action=_doing(found, now),
         retries_on=row.retries_on,
         stopped=row.stopped,
@@ -178,19 +199,42 @@ def card(found: Subject, portal: PortalView, now: datetime) -> Card:
     )
 
 
-def _offers(found: Subject, portal: PortalView, now: datetime) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The steps to be had, and for those that are not and could be wanted, why."""
+def _offers(
+    found: Subject, portal: PortalView, now: datetime
+) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+    """The steps to be had; and why not, for those that most people could want and for the others."""
     if found.busy:
-        return (), ()
-    offers = actions.available(found.row, found.account, portal, now)
-    steps, refusals = [], []
+        return (), (), ()
+    answers = offers.available(found.row, found.account, portal, now, asked=found.asked)
+    steps: list[str] = []
+    refusals: list[str] = []
+    lesser: list[str] = []
     for step, keys in BUTTONS.items():
-        asked = [offers[key] for key in keys if key in offers]
+        asked = [answers[key] for key in keys if key in answers]
         if any(offer.ok for offer in asked):
             steps.append(step)
+        elif found.asked.intersection(keys):
+            continue  # the card tells of the request itself
         elif why := next((offer.why for offer in asked if offer.why), None):
-            refusals.append(why)
-    return tuple(steps), tuple(refusals)
+            (refusals if step in _WANTED else lesser).append(why)
+    return tuple(steps), tuple(refusals), tuple(lesser)
+
+
+def _ask(one: models.Request) -> Ask:
+    return Ask(
+        ref=id_text(one.id),
+        reference=one.reference,
+        kind=_step_of(one.kind),
+        status=one.status,
+        at=one.closed_at or one.created_at,
+        due_at=one.due_at,
+        is_late=one.told_late_at is not None,
+        answer=one.answer,
+    )
+
+
+def _step_of(capability: str) -> str:
+    return "cancel" if capability.startswith("cancel_") else capability
 
 
 def _next_on(found: Subject, state: str) -> date | None:
@@ -254,7 +298,7 @@ def _doing(found: Subject, now: datetime) -> Doing | None:
     age = now - action.created_at
     return Doing(
         stage=stage,
-        step="cancel" if action.capability.startswith("cancel_") else action.capability,
+        step=_step_of(action.capability),
         reference=action.reference,
         at=action.confirmed_at or action.closed_at or action.sent_at or action.created_at,
         error=action.error,

@@ -35,6 +35,7 @@ ACME = {
     "privacy_url": None,
     "cancel_reasons": (),
     "can_invoice": False,
+    "request_days": 3,
     "brand": (),
     "logo": None,
 }
@@ -61,6 +62,15 @@ CONTEXTS: dict[str, dict[str, Any]] = dict.fromkeys(NEEDS, ABOUT_ACTION) | {
         "browser": "Firefox on Windows",
     },
     "new_device": {"at": NOW, "browser": "Safari on iPhone"},
+    **dict.fromkeys(
+        ("note", "merchant_note"),
+        {
+            "paragraphs": ["ana@example.com asks to pause the coffee box.", "Please answer by 25 Nov 2026."],
+            "quote": "I am away.\nFor two months.",
+            "link": ("/customers/requests", "See your requests"),
+            "reference": "K7M-2QX",
+        },
+    ),
     "payment_failed": {
         "title": "Monthly coffee box",
         "amount": "$24.00",

@@ -1,0 +1,58 @@
+"""The charge-after-cancel guard: a payment that is taken after its subscription has ended is told to both sides, and a
+refund is one click away."""
+
+from datetime import datetime, timedelta
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+from sqlmodel import col
+
+from portal import models
+from portal.jobs import enqueue
+
+TAKEN = frozenset({"paid", "authorized", "pending"})
+GRACE = timedelta(hours=1)  # a charge may be under way while its subscription is cancelled
+CANCELS = ("cancel_now", "cancel_at_period_end")
+
+
+def look(db: Session, payment_id: int, now: datetime) -> None:
+    """Flag a payment that came after the end, once."""
+    payment = db.get_one(models.Payment, payment_id)
+    if payment.after_end_at is not None or payment.status not in TAKEN or not payment.subscription_remote:
+        return
+    row = db.execute(
+        select(models.Subscription).where(
+            col(models.Subscription.account_id) == payment.account_id,
+            col(models.Subscription.remote_id) == payment.subscription_remote,
+        )
+    ).scalar_one_or_none()
+    end = ended_at(db, row) if row is not None else None
+    if end is None or (payment.paid_at or payment.placed_at) <= end + GRACE:
+        return
+    payment.after_end_at = now
+    for template in ("charged_after_end", "merchant_charged_after_end"):
+        payload = {"template": template, "payment": payment.id}
+        enqueue(db, "mail", payload, now, f"{template}:{payment.id}")
+
+
+def ended_at(db: Session, row: models.Subscription) -> datetime | None:
+    """From when on no payment is owed: what the processor says, what we keep beside it, or the proof of a cancel."""
+    if row.ended_here_at is not None:
+        return row.ended_here_at
+    if row.promised_until is not None:
+        return row.promised_until
+    if row.status == "cancels_at_period_end":
+        return row.cancels_at
+    if row.status not in ("cancelled", "expired"):
+        return None
+    proof = db.execute(
+        select(col(models.Action.confirmed_at))
+        .where(
+            col(models.Action.subscription_id) == row.id,
+            col(models.Action.capability).in_(CANCELS),
+            col(models.Action.confirmed_at).is_not(None),
+        )
+        .order_by(col(models.Action.created_at).desc())
+        .limit(1)
+    ).scalar_one_or_none()
+    return row.ended_at or proof
