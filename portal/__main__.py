@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -12,7 +13,9 @@ from portal.settings import Settings
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 keys = typer.Typer(no_args_is_help=True, help="Keys of the installation.")
 gateway = typer.Typer(no_args_is_help=True, help="What the processors can do.")
+requests = typer.Typer(no_args_is_help=True, help="What customers ask of the merchant.")
 app.add_typer(keys, name="keys")
+app.add_typer(requests, name="requests")
 app.add_typer(gateway, name="gateway")
 
 
@@ -65,6 +68,108 @@ def new_key() -> None:
     from portal.vault import new_key
 
     typer.echo(new_key())
+
+
+@keys.command("rotate")
+def rotate_keys() -> None:
+    """Seal all stored keys of processors anew with the first key of PORTAL_MASTER_KEYS.
+
+    Put a fresh key in front of the old one, restart, run this, and take the old one away. Safe to run again.
+    """
+    from portal import upkeep
+    from portal.db import Database
+
+    settings = Settings()
+
+    def run() -> None:
+        database = Database(settings.database_url, threads=1)
+        try:
+            count = upkeep.rotate_keys(database, settings.master_keys.get_secret_value())
+        finally:
+            database.dispose()
+        typer.echo(f"{count} accounts are sealed with the first key.", err=True)
+
+    _or_say_why(run)
+
+
+@gateway.command("verify")
+def verify_delivery(
+    processor: Annotated[str, typer.Argument(help="Such as stripe.")],
+    body: Annotated[Path, typer.Argument(help="The raw body, byte by byte.")],
+    credentials: Annotated[Path, typer.Option(help="JSON: the fields of the settings form.")],
+    headers: Annotated[Path, typer.Option(help="JSON: header to value, or to a list of values.")],
+    now: Annotated[str | None, typer.Option(help="When it arrived, ISO 8601; now by default.")] = None,
+    variant: Annotated[str | None, typer.Option(help="The kind of account, where there are several.")] = None,
+) -> None:
+    """What would the portal make of this webhook? Prints its events as JSON; exits 3 where the proof is wrong."""
+    from portal import tools
+
+    try:
+        found = tools.verify(processor, credentials, headers, body, now, variant)
+    except tools.BadSignature as error:
+        typer.echo(f"portal: {error.hint}", err=True)
+        sys.exit(3)
+    except tools.BadInput as error:
+        typer.echo(f"portal: {error}", err=True)
+        sys.exit(2)
+    typer.echo(json.dumps(found))
+
+
+@gateway.command("read")
+def read_object(
+    processor: Annotated[str, typer.Argument(help="Such as stripe.")],
+    kind: Annotated[str, typer.Argument(help="customer order subscription payment refund invoice event")],
+    file: Annotated[Path, typer.Argument(help="JSON: the object as the processor's API shows it.")],
+) -> None:
+    """What would the portal make of this object? Prints its snapshot as JSON; exits 2 for what it cannot be."""
+    from portal import tools
+
+    try:
+        found = tools.read(processor, kind, file)
+    except tools.BadInput as error:
+        typer.echo(f"portal: {error}", err=True)
+        sys.exit(2)
+    typer.echo(json.dumps(found))
+
+
+_Site = Annotated[str | None, typer.Option("--portal", help="The portal's short name.")]
+_Say = Annotated[str, typer.Option(help="A sentence that the customer reads.")]
+
+
+@requests.command("list")
+def list_requests(
+    portal: _Site = None,
+    everything: Annotated[bool, typer.Option("--all", help="Also what is answered.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """The queue, what is due first on top."""
+    from portal import upkeep
+
+    _or_say_why(lambda: typer.echo(upkeep.queue(Settings(), portal, everything, as_json)))
+
+
+@requests.command("show")
+def show_request(reference: str, portal: _Site = None) -> None:
+    """One request with its history, as JSON."""
+    from portal import upkeep
+
+    _or_say_why(lambda: typer.echo(upkeep.show(Settings(), portal, reference)))
+
+
+@requests.command("done")
+def request_done(reference: str, portal: _Site = None, say: _Say = "") -> None:
+    """It is done: the customer gets a mail."""
+    from portal import upkeep
+
+    _or_say_why(lambda: typer.echo(upkeep.answer(Settings(), portal, reference, "done", say)))
+
+
+@requests.command("decline")
+def request_declined(reference: str, say: _Say, portal: _Site = None) -> None:
+    """It can't be done: the customer gets your sentence by mail."""
+    from portal import upkeep
+
+    _or_say_why(lambda: typer.echo(upkeep.answer(Settings(), portal, reference, "declined", say)))
 
 
 @gateway.command("facts")

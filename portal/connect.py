@@ -7,15 +7,23 @@ from portal.settings import Settings
 from portal.vault import Vault
 
 
-def open_gateway(settings: Settings, vault: Vault, account: models.Account, patient: bool = False) -> Gateway:
+def open_gateway(
+    settings: Settings,
+    vault: Vault,
+    account: models.Account,
+    patient: bool = False,
+    previous: bool = False,
+) -> Gateway:
     """The gateway of an account; who opens it calls `aclose()`.
 
     In the demo it speaks with the account's simulator. `patient` allows the long time-outs that only the worker may
-    wait for. Raises VaultError where no key opens the account's credentials.
+    wait for; `previous` takes the credentials of before a change. Raises VaultError where no key opens them.
     """
+    sealed = account.previous_credentials if previous else account.credentials
+    assert sealed is not None
     return gateway(
         account.processor,
-        vault.open(account.portal_id, account.id, account.credentials),
+        vault.open(account.portal_id, account.id, sealed),
         variant=account.variant,
         simulator=simulator(settings, account.processor),
         patient=patient,

@@ -1,5 +1,6 @@
-"""The sample world: two portals, eight people, and what they bought, put into the simulators as life would have put it
-into the processors. The portal then learns it from there."""
+"""The sample world: portals, people, and what they bought, put into the simulators as life would have put it into the
+processors. The portal then learns it from there. Two portals are furnished by hand; the third has an account at every
+other processor, furnished by its simulator."""
 
 import hashlib
 import io
@@ -11,14 +12,16 @@ from sqlalchemy.orm import Session
 
 from portal import clock, models
 from portal.db import Database
+from portal.gateways import facts, processors
 from portal.vault import Vault
-from seeds.simulators.harness import Harness
+from seeds.simulators.harness import Harness, Sample
 
-PORTALS = ("acme", "kora")
+PORTALS = ("acme", "kora", "nova")
+BY_HAND = ("stripe", "payfast")  # processors whose samples are told below, person by person
 PEOPLE = [
     {
         "email": "ana@example.com",
-        "about": "has everything: orders at both processors, several subscriptions, both portals",
+        "about": "orders and subscriptions at Stripe and PayFast, in two portals",
     },
     {"email": "ben@example.com", "about": "a payment failed, the card needs replacing"},
     {"email": "chi@example.com", "about": "is known and has nothing yet"},
@@ -27,6 +30,15 @@ PEOPLE = [
     {"email": "fay@example.com", "about": "everything has ended or is about to"},
     {"email": "gus@example.com", "about": "paused, and a card that expires soon"},
     {"email": "hana@example.com", "about": "one-off orders without an account, refunds, a dispute"},
+    {"email": "noor@example.com", "about": "at Nova Market: something at every other processor"},
+    *(
+        {
+            "email": f"{name}@example.com",
+            "about": f"at Nova Market: every state that {facts(name).label} knows",
+        }
+        for name in processors()
+        if name not in BY_HAND
+    ),
 ]
 REASONS = [
     "It is too expensive",
@@ -42,7 +54,7 @@ PAYFAST = ("10000100", "46f0cd694581a")  # the sandbox account that everybody us
 
 def fill(database: Database, vault: Vault, simulators: dict[str, Harness], port: int) -> list[models.Account]:
     """Make portals and accounts, and fill the simulators. Returns the accounts, to be learned from."""
-    accounts = database.write_now(_portals, vault)
+    accounts = database.write_now(_portals, vault, _samples(simulators))
     by_label = {account.label: account for account in accounts}
 
     def hook(label: str) -> str:
@@ -73,7 +85,15 @@ def fill(database: Database, vault: Vault, simulators: dict[str, Harness], port:
         payfast.add_account("10000200", "q1cd2rdny4a53", "kora yoga mats", notify_url=hook("Kora debit")),
         clock.now(),
     )
+    for name, sample in _samples(simulators).items():
+        simulators[name].open(sample, hook(sample.label))
+        simulators[name].fill(sample)
     return accounts
+
+
+def _samples(simulators: dict[str, Harness]) -> dict[str, Sample]:
+    """The account at each processor that is furnished by its simulator."""
+    return {name: one.samples()[0] for name, one in simulators.items() if name not in BY_HAND}
 
 
 def deliveries(
@@ -81,19 +101,26 @@ def deliveries(
 ) -> list[tuple[models.Account, list[tuple[list[tuple[str, str]], bytes]]]]:
     """The notices that a processor without lists has sent in the past, as headers and body, account by account."""
     payfast: Any = simulators["payfast"]
-    return [
+    samples = _samples(simulators)
+    by_hand = [
         (account, payfast.account(number).deliveries())
         for account in accounts
         if account.processor == "payfast"
         for number in [PAYFAST_NUMBERS[account.label]]
     ]
+    return by_hand + [
+        (account, simulators[account.processor].past_deliveries(samples[account.processor]))
+        for account in accounts
+        if account.processor in samples
+    ]
 
 
-def _portals(db: Session, vault: Vault) -> list[models.Account]:
+def _portals(db: Session, vault: Vault, samples: dict[str, Sample]) -> list[models.Account]:
     now = clock.now()
     merchants = [
         models.Merchant(name="Acme Coffee Ltd", email="owner@acme.example"),
         models.Merchant(name="Kora Yoga Studio", email="owner@kora.example"),
+        models.Merchant(name="Nova Market BV", email="owner@nova.example"),
     ]
     db.add_all(merchants)
     db.flush()
@@ -131,9 +158,29 @@ def _portals(db: Session, vault: Vault) -> list[models.Account]:
         invoice_prefix="KY-",
         cancel_reasons=REASONS,
     )
-    db.add_all([acme, kora])
+    nova = models.Portal(
+        merchant_id=merchants[2].id,
+        slug="nova",
+        name="Nova Market",
+        support_email="support@nova.example",
+        shop_url="https://nova.example",
+        locale="en",
+        time_zone="Europe/Amsterdam",
+        country="NL",
+        brand=_brand("#1d4f91", "#ffffff", "#1d4f91", "#9cc2f0"),
+        legal_name="Nova Market BV",
+        legal_address="Keizersgracht 1\n1015 CJ Amsterdam",
+        tax_id="NL123456789B01",
+        invoice_prefix="NM-",
+        cancel_reasons=REASONS,
+    )
+    db.add_all([acme, kora, nova])
     db.flush()
-    for portal, colour, draw in ((acme, "#2f6f4f", _cup), (kora, "#7a3e9d", _lotus)):
+    for portal, colour, draw in (
+        (acme, "#2f6f4f", _cup),
+        (kora, "#7a3e9d", _lotus),
+        (nova, "#1d4f91", _star),
+    ):
         logo = _logo(portal, colour, draw)
         db.add(logo)
         db.flush()
@@ -182,6 +229,19 @@ def _portals(db: Session, vault: Vault) -> list[models.Account]:
             now,
             options=["schedule_cancel"],
         ),
+        *(
+            _account(
+                vault,
+                nova,
+                name,
+                sample.label,
+                dict(sample.credentials),
+                now,
+                options=list(sample.options),
+                variant=sample.variant,
+            )
+            for name, sample in samples.items()
+        ),
     ]
     db.add_all(accounts)
     return accounts
@@ -195,11 +255,13 @@ def _account(
     credentials: dict[str, str],
     now: datetime,
     options: list[str] | None = None,
+    variant: str | None = None,
 ) -> models.Account:
     account = models.Account(
         portal_id=portal.id,
         processor=processor,
         label=label,
+        variant=variant,
         token=hashlib.sha256(f"{portal.slug}/{label}".encode()).hexdigest()[:32],
         credentials=b"",
         options=options or [],
@@ -252,6 +314,11 @@ def _cup(pen: ImageDraw.ImageDraw, s: int) -> None:
 def _lotus(pen: ImageDraw.ImageDraw, s: int) -> None:
     for box in ((24, 14, 40, 48), (10, 26, 32, 48), (32, 26, 54, 48)):
         pen.ellipse(tuple(v * s for v in box), outline="white", width=4 * s)
+
+
+def _star(pen: ImageDraw.ImageDraw, s: int) -> None:
+    points = [(32, 10), (38, 26), (54, 32), (38, 38), (32, 54), (26, 38), (10, 32), (26, 26)]
+    pen.polygon([(x * s, y * s) for x, y in points], fill="white")
 
 
 def _days(now: datetime, days: float) -> datetime:

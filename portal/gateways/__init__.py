@@ -29,5 +29,5 @@ def gateway(
     addresses = {}
     if simulator:
         hosts = facts(processor).hosts
-        addresses = dict.fromkeys((*hosts.calls, *hosts.links, *hosts.certificates), simulator)
+        addresses = dict.fromkeys((*hosts.calls, *hosts.links, *hosts.certificates, *hosts.scripts), simulator)
     return adapter(processor)(credentials, variant=variant, addresses=addresses, patient=patient)

@@ -14,6 +14,7 @@ from portal import clock
 from portal.gateways.base import Declined, Gateway, GatewayError, Gone, Unavailable
 
 CONNECT_S, READ_S, TOTAL_S, PATIENT_S = 3.0, 10.0, 15.0, 60.0
+PAUSE_S = 0.2  # before the second try of a read, and twice that before the third
 
 # Its lines for every call hold whole addresses, and so the tokens in them.
 logging.getLogger("httpx2").setLevel(logging.WARNING)
@@ -107,7 +108,7 @@ class Http:
                 guard.record(False)
                 sent = not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
                 if attempt + 1 < tries:
-                    await asyncio.sleep(0.2 * 2**attempt)
+                    await asyncio.sleep(PAUSE_S * 2**attempt)
                     continue
                 raise Unavailable(
                     "The payment company does not answer at the moment.",

@@ -4,9 +4,9 @@ from sqlalchemy.exc import DBAPIError
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
-from portal import clock, webhooks, work
+from portal import clock, models, webhooks, work
 from portal.connect import open_gateway
-from portal.gateways.base import BadSignature, Unavailable
+from portal.gateways.base import BadSignature, Event, Unavailable
 
 
 async def receive(request: Request) -> Response:
@@ -17,12 +17,7 @@ async def receive(request: Request) -> Response:
         account = await state.database.read(webhooks.account_by_token, request.path_params["token"])
         if account is None:
             return PlainTextResponse("No such address.", 404)
-        gateway = open_gateway(state.settings, state.vault, account)
-        try:
-            certificate = await gateway.certificate(dict(request.headers))
-            events = gateway.verify(headers, body, clock.now(), certificate)
-        finally:
-            await gateway.aclose()
+        events = await _proved(request, account, headers, body)
         await state.database.write(webhooks.store, account, events, headers, body, clock.now())
     except BadSignature:
         return PlainTextResponse("The signature is not right.", 400)
@@ -32,3 +27,22 @@ async def receive(request: Request) -> Response:
         return PlainTextResponse("Not stored; please send again.", 503, headers={"Retry-After": "10"})
     work.nudge()
     return Response(status_code=200)
+
+
+async def _proved(
+    request: Request, account: models.Account, headers: list[tuple[str, str]], body: bytes
+) -> list[Event]:
+    """The events of a delivery; while a secret is being changed over, the one of before proves it too."""
+    state, now = request.app.state, clock.now()
+    overlap = account.previous_credentials and account.previous_until and account.previous_until > now
+    for previous in (False, True) if overlap else (False,):
+        gateway = open_gateway(state.settings, state.vault, account, previous=previous)
+        try:
+            certificate = await gateway.certificate(dict(request.headers))
+            return gateway.verify(headers, body, now, certificate)
+        except BadSignature:
+            if previous or not overlap:
+                raise
+        finally:
+            await gateway.aclose()
+    raise AssertionError("unreachable")

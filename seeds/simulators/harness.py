@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from importlib import import_module
 from pathlib import Path
+from socket import IPPROTO_TCP, TCP_NODELAY
 from typing import Any
 
 import httpx2 as httpx
@@ -131,6 +132,7 @@ class Harness:
         self.contract: Callable[[Exchange], list[str]] | None = None
         self.state: dict[str, Any] = {}
         self.fail_next: list[str] = []  # one-shot faults, first in first out: see FAULTS
+        self.fail_writes: list[str] = []  # the same, for calls that change something
         self.sent: list[Delivery] = []  # every webhook that was sent or lost, oldest first
         self._held: list[Delivery] = []
         self._outbox: asyncio.Queue[Delivery] | None = None
@@ -158,6 +160,11 @@ class Harness:
         subscription of every state it knows, orders, a refund, a failed payment."""
         raise NotImplementedError
 
+    def plans(self, sample: Sample) -> list[dict[str, Any]]:
+        """What this shop lets customers switch to, for subscriptions of `stage`: title, plan (the processor's id or
+        None), minor, currency, unit, count."""
+        return []
+
     def past_deliveries(self, sample: Sample) -> list[tuple[list[tuple[str, str]], bytes]]:
         """Headers and bodies of the webhooks that the history of `fill` would have sent, oldest first, where the
         processor's lists do not tell everything; else nothing."""
@@ -175,6 +182,10 @@ class Harness:
     def charge(self, remote_id: str, succeeds: bool = True) -> None:
         """Take the next payment of a subscription now, as if its day had come, or after its end by mistake (the
         processor goes on charging), with the webhooks of such a payment."""
+        raise NotImplementedError
+
+    def opened_by_script(self, options: str) -> str:
+        """The page to which this processor's script leads when it is started with these options (JSON)."""
         raise NotImplementedError
 
     def resend(self, delivery: "Delivery") -> None:
@@ -232,6 +243,7 @@ class Harness:
         self.calls.clear()
         self.problems.clear()
         self.fail_next.clear()
+        self.fail_writes.clear()
         self.sent.clear()
         self._held.clear()
 
@@ -301,7 +313,7 @@ class Harness:
             page = self.is_page(scope["method"], path)
             if not page:
                 self.calls.append(Call(scope["method"], path, body, headers))
-            fault = self.fail_next.pop(0) if self.fail_next and not page else ""
+            fault = "" if page else self._fault(scope["method"], path)
             if self.mode == "slow" and not page:
                 await asyncio.sleep(self.slow_s + random.random() / 10)
             if (self.mode == "down" and not page) or fault == "500":
@@ -378,6 +390,15 @@ class Harness:
         except ValueError:
             return Response(content[: len(content) // 2], status, media_type="text/plain")
         return JSONResponse(_garbage(fault, said, self.STATUS_FIELDS), status)
+
+    def _fault(self, method: str, path: str) -> str:
+        if self.fail_writes and self.changes(method, path):
+            return self.fail_writes.pop(0)
+        return self.fail_next.pop(0) if self.fail_next else ""
+
+    def changes(self, method: str, path: str) -> bool:
+        """Whether a call changes something for a customer; a simulator says so of reads and of keys that are POSTs."""
+        return method not in ("GET", "HEAD")
 
     def is_page(self, method: str, path: str) -> bool:
         """Whether a path is a hosted page for people, which outages and the log of calls leave alone."""
@@ -552,6 +573,7 @@ class Servers:
                 timeout_graceful_shutdown=1,  # an answer that was told never to come is not waited for
             )
             socket = config.bind_socket()
+            socket.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)  # else every kept connection waits 40 ms per answer
             socket.listen(config.backlog)  # the first caller may be quicker than the server
             one.address = f"http://127.0.0.1:{socket.getsockname()[1]}"
             one._loop = asyncio.get_running_loop()

@@ -17,6 +17,8 @@ import httpx2 as httpx
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page
 
+from seeds.simulators.harness import names
+
 ROOT = Path(__file__).parents[2]
 CHROMIUM_FLAGS = [
     "--no-sandbox",
@@ -36,6 +38,7 @@ class Demo:
 
     acme: str  # origin of the portal, without /customers
     kora: str
+    nova: str
     base: str  # of the demo's own addresses
     simulators: dict[str, str]
 
@@ -93,9 +96,9 @@ class Demo:
 
 def _free_port() -> int:
     """A port with a free one after it for each simulator."""
-    for base in range(18_000, 30_000, 20):
+    for base in range(18_000, 30_000, 40):
         try:
-            for offset in range(4):
+            for offset in range(1 + len(names())):
                 with socket.socket() as probe:
                     probe.bind(("127.0.0.1", base + offset))
         except OSError:
@@ -125,6 +128,7 @@ def running_demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
         demo = Demo(
             acme=addresses["portals"]["acme"].removesuffix("/customers"),
             kora=addresses["portals"]["kora"].removesuffix("/customers"),
+            nova=addresses["portals"]["nova"].removesuffix("/customers"),
             base=f"http://127.0.0.1:{port}",
             simulators=addresses["simulators"],
         )
