@@ -124,6 +124,7 @@ def _sources(payment: models.Payment, account: models.Account, portal: models.Po
                 variant=account.variant,
                 option=frozenset(account.options or ()),
                 country=portal.country,
+                object=payment.object,
             )
         )
     )

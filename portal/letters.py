@@ -326,17 +326,20 @@ def _charged_after_end(db: Session, payload: dict[str, Any], settings: Settings)
 
 
 def _notice(db: Session, payload: dict[str, Any], settings: Settings) -> Letter:
-    """What an adapter has to tell the merchant about an action."""
-    action = db.get_one(models.Action, payload["action"])
-    customer = db.get_one(models.Customer, action.customer_id)
-    merchant = db.get_one(models.Portal, action.portal_id)
-    portal = tenancy.portal_by_id(db, action.portal_id, settings.base_domain)
-    title = str(action.params.get("title") or portal.name)
+    """What an adapter has to tell the merchant about an action, or about an event of an account."""
+    action = db.get_one(models.Action, payload["action"]) if "action" in payload else None
+    account = db.get_one(models.Account, action.account_id if action else payload["account"])
+    merchant = db.get_one(models.Portal, account.portal_id)
+    portal = tenancy.portal_by_id(db, account.portal_id, settings.base_domain)
+    paragraphs, title = [payload["text"]], account.label
+    if action is not None:
+        title = str(action.params.get("title") or portal.name)
+        paragraphs.append(f"{db.get_one(models.Customer, action.customer_id).email}: {title}")
     context = {
-        "paragraphs": [payload["text"], f"{customer.email}: {title}"],
+        "paragraphs": paragraphs,
         "quote": None,
         "link": None,
-        "reference": action.reference,
+        "reference": action.reference if action else None,
     }
     subject = _in(portal, _N("For you to know: {title}"), title=title)
     return Letter(portal, "merchant_note", requests.merchants_address(merchant), subject, context)

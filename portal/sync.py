@@ -81,9 +81,37 @@ def apply(db: Session, account: models.Account, snapshot: Snapshot) -> list[Chan
             Change(type(row).__tablename__, row.id, before, getattr(row, "status", ""))  # type: ignore[arg-type]
         )
     db.flush()
+    _sum_refunds(db, account, touched)
     for row in touched:
         _assign(db, account, row)
     return changes
+
+
+def _sum_refunds(db: Session, account: models.Account, touched: list[models._Mirrored]) -> None:
+    """What was paid back of a payment, where the processor tells refunds alone and never their sum."""
+    remotes = {row.payment_remote for row in touched if isinstance(row, models.Refund)}
+    remotes |= {row.remote_id for row in touched if isinstance(row, models.Payment)}
+    found = models.Payment
+    for payment in db.execute(
+        select(found).where(
+            col(found.account_id) == account.id,
+            col(found.remote_id).in_([remote for remote in remotes if remote]),
+            col(found.status).in_(("paid", "partially_refunded", "refunded")),
+        )
+    ).scalars():
+        if payment.stamps.get("refunded", payment.stamps.get("*", -1)) >= 0:
+            continue  # the processor has told the sum
+        refunds = db.execute(
+            select(col(models.Refund.amount_minor)).where(
+                col(models.Refund.account_id) == account.id,
+                col(models.Refund.payment_remote) == payment.remote_id,
+                col(models.Refund.status) == "sent",
+            )
+        ).scalars()
+        total = sum(minor or 0 for minor in refunds)
+        if total and payment.amount_minor:
+            payment.refunded_minor = total
+            payment.status = "refunded" if total >= payment.amount_minor else "partially_refunded"
 
 
 def _merge(
@@ -111,6 +139,8 @@ def _merge(
             if column in type(row).model_fields:
                 setattr(row, column, content)
         stamps[name] = stamp
+        if name == "status" and isinstance(row, models.Subscription) and value in ("active", "trialing"):
+            row.ended_here_at = None  # it was brought back at the processor
     row.stamps = _compact(stamps)
     row.as_of = max(row.as_of, as_of)
     row.placed_at = row.created_at or min(row.placed_at, as_of)

@@ -174,6 +174,8 @@ class Worker:
         if snapshot is not None:
             changes = await self.database.write(self._write, account, snapshot)
             await self.database.write(_follow, account, changes, clock.now())
+            if told := " ".join(text for text in (snapshot.tell, snapshot.ask) if text):
+                await self.database.write(_tell_merchant, account, payload["event"], told, clock.now())
         await self.database.write(_handled, payload["event"], clock.now(), None)
 
     def _write(self, db: Session, account: models.Account, snapshot: Any) -> list[sync.Change]:
@@ -346,8 +348,34 @@ def _follow(db: Session, account: models.Account, changes: list[sync.Change], no
             )
         if change.table == "payment" and change.after != change.before:
             guard.look(db, change.id, now)
+            _hint_to_visits(db, change.id, now)
         if change.table == "subscription":
             _look_after(db, account, change.id, now)
+
+
+def _tell_merchant(db: Session, account: models.Account, event_id: int, text: str, now: datetime) -> None:
+    """What an adapter makes of an event that only the merchant can do something about."""
+    payload = {"template": "merchant_notice", "account": account.id, "text": text}
+    enqueue(db, "mail", payload, now, f"merchant_notice:event:{event_id}")
+
+
+def _hint_to_visits(db: Session, payment_id: int, now: datetime) -> None:
+    """A payment of somebody who went to the processor's page and has not come back: perhaps they are done there."""
+    payment = db.get_one(models.Payment, payment_id)
+    if payment.customer_id is None:
+        return
+    row = models.Action
+    for action in db.execute(
+        select(row).where(
+            col(row.portal_id) == payment.portal_id,
+            col(row.customer_id) == payment.customer_id,
+            col(row.account_id) == payment.account_id,
+            col(row.phase).in_(("away", "left")),
+            col(row.capability) == "update_payment_method",
+            col(row.created_at) > now - timedelta(hours=24),
+        )
+    ).scalars():
+        enqueue(db, "finish_method", {"action": action.id}, now, f"finish_method:{action.id}:{payment_id}")
 
 
 def _look_after(db: Session, account: models.Account, subscription_id: int, now: datetime) -> None:
@@ -403,6 +431,7 @@ def _write_page(
     for change in changes:
         if change.table == "payment" and change.after != change.before:
             guard.look(db, change.id, now)
+            _hint_to_visits(db, change.id, now)
         if change.table == "subscription":
             _look_after(db, account, change.id, now)
     name = f"backfill:{account.id}"

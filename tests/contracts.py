@@ -172,7 +172,7 @@ def _from_endpoints(said: Mapping[str, Any]) -> dict[str, Any]:
     schemas: dict[str, Any] = {}
     for name, api in said["apis"].items():
         for title, schema in api.get("schemas", {}).items():
-            schemas[f"{name}.{title}"] = {
+            schemas[f"{name}.{title}".replace(" ", "_")] = {
                 "type": "object",
                 "required": schema.get("required", []),
                 "properties": {field: _schema(name, one) for field, one in schema.get("fields", {}).items()},
@@ -203,7 +203,7 @@ def _schema(api: str, one: Any) -> dict[str, Any]:
     if not isinstance(one, dict):
         return {}
     if "ref" in one:
-        return {"$ref": f"#/components/schemas/{api}.{one['ref']}"}
+        return {"$ref": f"#/components/schemas/{api}.{one['ref']}".replace(" ", "_")}
     out = {
         name: value
         for name, value in one.items()

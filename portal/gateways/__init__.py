@@ -29,5 +29,7 @@ def gateway(
     addresses = {}
     if simulator:
         hosts = facts(processor).hosts
-        addresses = dict.fromkeys((*hosts.calls, *hosts.links, *hosts.certificates, *hosts.scripts), simulator)
+        addresses = dict.fromkeys(
+            (*hosts.calls, *hosts.links, *hosts.certificates, *hosts.scripts), simulator
+        )
     return adapter(processor)(credentials, variant=variant, addresses=addresses, patient=patient)

@@ -29,7 +29,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 # "refused_keys": every call is answered as if the keys had been taken away. "decline": every call that changes
 # something, and every hosted page, is refused for a business reason, in the processor's own shape.
-MODES = ("ok", "slow", "down", "decline", "refused_keys", "duplicate", "reorder", "lose_webhooks")
+MODES = ("ok", "slow", "hang", "down", "decline", "refused_keys", "duplicate", "reorder", "lose_webhooks")
 
 # One-shot faults for `fail_next`. "429" and "429:7" limit (the number is Retry-After); "timeout_after" has its effect
 # and never answers, "drop" has none; the rest spoil an answer whose effect has happened.
@@ -316,6 +316,9 @@ class Harness:
             fault = "" if page else self._fault(scope["method"], path)
             if self.mode == "slow" and not page:
                 await asyncio.sleep(self.slow_s + random.random() / 10)
+            if self.mode == "hang" and not page:
+                await asyncio.sleep(120)
+                return
             if (self.mode == "down" and not page) or fault == "500":
                 await self.outage()(scope, replay, send)
                 return
@@ -573,7 +576,9 @@ class Servers:
                 timeout_graceful_shutdown=1,  # an answer that was told never to come is not waited for
             )
             socket = config.bind_socket()
-            socket.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)  # else every kept connection waits 40 ms per answer
+            socket.setsockopt(
+                IPPROTO_TCP, TCP_NODELAY, 1
+            )  # else every kept connection waits 40 ms per answer
             socket.listen(config.backlog)  # the first caller may be quicker than the server
             one.address = f"http://127.0.0.1:{socket.getsockname()[1]}"
             one._loop = asyncio.get_running_loop()

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from portal import clock
+from portal import clock, middleware
 from portal.gateways import http
 from tests.contract.house import House, open_house
 
@@ -50,9 +50,10 @@ def house(
     request: pytest.FixtureRequest, houses: dict[Any, Any], monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[House]:
     """The house of the test's processor (and variant, where the test names one)."""
-    for name, seconds in (("READ_S", 0.6), ("TOTAL_S", 1.2), ("PATIENT_S", 1.2)):
+    for name, seconds in (("READ_S", 1.5), ("TOTAL_S", 2.0), ("PATIENT_S", 2.0)):
         monkeypatch.setattr(http, name, seconds)
     monkeypatch.setattr(http, "PAUSE_S", 0.01)
+    monkeypatch.setattr(middleware, "KNOWN_FOR_S", 0)
     parameters = request.node.callspec.params
     case = parameters.get("case")
     key = (parameters.get("processor") or case.processor, getattr(case, "variant", None))

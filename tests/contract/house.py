@@ -74,8 +74,6 @@ class House:
             db.get_one(models.Portal, row.portal_id).country = country
 
         self.database.write_now(change)
-        tenancy_cache = getattr(self.client.app, "state", None)
-        assert tenancy_cache is not None
         self.account = self.database.read_now(lambda db: db.get_one(models.Account, self.account.id))
 
     # People

@@ -195,8 +195,9 @@ def test_taken_away_keys_are_told_to_the_merchant_and_change_nothing(house: Hous
     health = asyncio.run(ask())
     assert not health.ok
     assert health.hint
-    for secret in house.sample.credentials.values():
-        assert len(secret) < 8 or secret not in health.hint
+    secrets = [field.name for field in facts(processor).credentials if field.secret]
+    for name in secrets:
+        assert house.sample.credentials.get(name, "-" * 99) not in health.hint
     assert _plain(house) == before
 
 
@@ -314,7 +315,8 @@ def test_a_charge_after_the_end_is_flagged_and_can_be_asked_back(house: House, p
     assert house.row(row.id).status in ENDED
     house.later(days=2)
     house.simulator.charge(row.remote_id)
-    house.tell()
+    for _ in range(3):
+        house.later(seconds=5)
     flagged = [one for one in house.everything()["payment"] if one["after_end_at"]]
     if not any(one["subscription_remote"] == row.remote_id for one in house.everything()["payment"]):
         pytest.skip("nothing joins a payment to its subscription here")
