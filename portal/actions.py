@@ -46,6 +46,7 @@ TOO_LATE = timedelta(hours=24)  # with less than this left, a cancel is not sche
 PROVEN_WITHIN = timedelta(minutes=15)
 GIVE_UP = timedelta(hours=24)  # after this long, a wish that could not be carried out is given back
 LEASE = timedelta(seconds=75)
+LATE = timedelta(hours=1)  # after a promised end we look whether it came
 ENDED = ("cancelled", "expired")
 
 
@@ -594,6 +595,10 @@ def _confirm(db: Session, action: models.Action, now: datetime) -> None:
     if action.capability == "cancel_at_period_end" and row.status in ("active", "trialing"):
         end = row.cancels_at or end_of_paid(row)  # accepted, and not shown by the processor
         row.promised_until, row.status, row.cancels_at = end, "cancels_at_period_end", end
+        row.next_on = row.next_minor = None
+        if end is not None:
+            payload = {"subscription": row.id, "action": action.id, "promised": True}
+            enqueue(db, "scheduled_cancel", payload, end + LATE, f"promised_cancel:{action.id}")
     if action.capability == "update_payment_method":
         row.method_visited_at = None
     if mail := _MAILS.get(action.capability):
@@ -744,18 +749,39 @@ def _nothing_new(db: Session, action_id: int, now: datetime) -> None:
 
 
 async def run_scheduled_cancel(
-    database: Database, settings: Settings, vault: Vault, subscription_id: int, action_id: int
+    database: Database,
+    settings: Settings,
+    vault: Vault,
+    subscription_id: int,
+    action_id: int,
+    promised: bool = False,
 ) -> None:
-    """The time has come: an action of its own, unless it was undone, and then as any other cancel."""
-    opened = await database.write(_open_scheduled, subscription_id, action_id, clock.now())
+    """The time has come: an action of its own, unless it was undone, and then as any other cancel.
+
+    `promised`: the processor had accepted to end it by itself, so it is asked first, and cancelled where it goes on.
+    """
+    if promised:
+        action, row, account = await database.read(_with_account, action_id)
+        gateway = open_gateway(settings, vault, account, patient=True)
+        try:
+            snapshot = await gateway.fetch(sync.ref_of(row))
+        except Gone:
+            return
+        finally:
+            await gateway.aclose()
+        await database.write(_looked, action.id, snapshot, clock.now())
+    opened = await database.write(_open_scheduled, subscription_id, action_id, clock.now(), promised)
     if opened is not None:
         await carry_out(database, settings, vault, opened)
 
 
-def _open_scheduled(db: Session, subscription_id: int, action_id: int, now: datetime) -> int | None:
+def _open_scheduled(
+    db: Session, subscription_id: int, action_id: int, now: datetime, promised: bool
+) -> int | None:
     row = db.get_one(models.Subscription, subscription_id, with_for_update=True)
     planned = db.get_one(models.Action, action_id)
-    if row.cancel_scheduled_at is None or row.status in ("cancelled", "expired"):
+    due = row.promised_until if promised else row.cancel_scheduled_at
+    if due is None or row.status in ENDED:
         return None
     if planned.params.get("run_as"):
         return None  # already under way; its own read-back finishes it
@@ -768,8 +794,8 @@ def _open_scheduled(db: Session, subscription_id: int, action_id: int, now: date
         account_id=row.account_id,
         customer_id=planned.customer_id,
         subscription_id=row.id,
-        capability="cancel_at_period_end",
-        how="keep",
+        capability="cancel_now" if promised else "cancel_at_period_end",
+        how=None if promised else "keep",
         reference=planned.reference,
         params={"scheduled": True, "title": row.title, "was": row.status},
         created_at=now,

@@ -126,6 +126,8 @@ def _merge(
     for name in names:
         if record.knows is not None and name not in record.knows:
             continue
+        if name in ("cancels_at", "next_payment") and _is_promised(row, as_of):
+            continue  # what it does not show it does not deny
         value = getattr(record, name)
         if name == "status":
             if value is None:
@@ -153,13 +155,31 @@ def _word(row: models._Mirrored, status: str, as_of: datetime) -> str:
     if isinstance(row, models.Subscription):
         if status == "cancels_at_period_end" and row.ended_here_at:
             return "cancelled"
-        if status == "active" and row.promised_until and as_of < row.promised_until:
+        if status == "active" and _is_promised(row, as_of):
             return "cancels_at_period_end"
     return status
 
 
-def ref_of(row: models.Subscription) -> Ref:
-    """A subscription's reference with what our rows know of it."""
+def _is_promised(row: models._Mirrored, as_of: datetime) -> bool:
+    """Whether the processor has accepted to end a subscription, and the day has not come yet."""
+    if not isinstance(row, models.Subscription) or row.promised_until is None:
+        return False
+    return as_of < row.promised_until
+
+
+def ref_of(row: models.Subscription | models.Payment) -> Ref:
+    """A subscription's or a payment's reference with what our rows know of it."""
+    if isinstance(row, models.Payment):
+        payment = PaymentRecord(
+            remote_id=row.remote_id,
+            email=row.email,
+            customer=row.remote_customer,
+            order=row.order_remote,
+            subscription=row.subscription_remote,
+            invoice=row.invoice_remote,
+            object=row.object,
+        )
+        return Ref("payment", row.remote_id, payment)
     amount = Money(row.amount_minor, row.currency) if row.amount_minor is not None and row.currency else None
     following = Money(row.next_minor, row.currency) if row.next_minor is not None and row.currency else None
     unit: Any = row.interval_unit

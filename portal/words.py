@@ -127,6 +127,15 @@ def _card(locale: str) -> Mapping[str, Markup]:
         "resume": _("Resume subscription"),
         "pay_now": _("Pay now"),
         "change_plan": _("Change plan"),
+        # The same where the shop is asked to do it
+        "to_cancel": _("Ask to cancel"),
+        "to_undo_cancel": _("Ask to go on"),
+        "to_update_payment_method": _("Ask to change the payment method"),
+        "to_pause": _("Ask to pause"),
+        "to_resume": _("Ask to resume"),
+        "to_pay_now": _("Ask how to pay"),
+        "to_change_plan": _("Ask for another plan"),
+        "to_skip_next_payment": _("Ask to skip a payment"),
         # What is known besides
         "kept_access": _("Cancelled. You keep access until {day}."),
         "paused": _("Paused. No payments are taken until you resume it."),

@@ -198,7 +198,12 @@ class Worker:
 
     async def _scheduled_cancel(self, payload: dict[str, Any]) -> None:
         await actions.run_scheduled_cancel(
-            self.database, self.settings, self.vault, payload["subscription"], payload["action"]
+            self.database,
+            self.settings,
+            self.vault,
+            payload["subscription"],
+            payload["action"],
+            promised=payload.get("promised", False),
         )
 
     async def _refresh(self, payload: dict[str, Any]) -> None:
@@ -346,9 +351,10 @@ def _follow(db: Session, account: models.Account, changes: list[sync.Change], no
                 now,
                 f"payment_failed:{change.id}",
             )
-        if change.table == "payment" and change.after != change.before:
-            guard.look(db, change.id, now)
-            _hint_to_visits(db, change.id, now)
+        if change.table == "payment":
+            guard.look(db, change.id, now)  # also where only its subscription became known
+            if change.after != change.before:
+                _hint_to_visits(db, change.id, now)
         if change.table == "subscription":
             _look_after(db, account, change.id, now)
 
@@ -429,9 +435,10 @@ def _write_page(
     changes = sync.apply(db, account, snapshot)
     db.flush()
     for change in changes:
-        if change.table == "payment" and change.after != change.before:
-            guard.look(db, change.id, now)
-            _hint_to_visits(db, change.id, now)
+        if change.table == "payment":
+            guard.look(db, change.id, now)  # also where only its subscription became known
+            if change.after != change.before:
+                _hint_to_visits(db, change.id, now)
         if change.table == "subscription":
             _look_after(db, account, change.id, now)
     name = f"backfill:{account.id}"
@@ -459,14 +466,13 @@ def _account_of_event(db: Session, event_id: int) -> models.Account:
 
 
 def _with_what_we_know(db: Session, account_id: int, event: Event) -> Event:
-    """An event about a subscription, with what our rows know of it."""
-    if event.subject is None or event.subject.kind != "subscription":
+    """An event about a subscription or a payment, with what our rows know of it."""
+    subject = event.subject
+    if subject is None or subject.kind not in ("subscription", "payment"):
         return event
+    model: Any = models.Subscription if subject.kind == "subscription" else models.Payment
     row = db.execute(
-        select(models.Subscription).where(
-            col(models.Subscription.account_id) == account_id,
-            col(models.Subscription.remote_id) == event.subject.id,
-        )
+        select(model).where(col(model.account_id) == account_id, col(model.remote_id) == subject.id)
     ).scalar_one_or_none()
     return replace(event, subject=sync.ref_of(row)) if row else event
 

@@ -95,6 +95,7 @@ class Card:
     access_until: datetime | None
     method_visited_at: datetime | None
     offers: tuple[str, ...]  # steps that can be taken, in the order of their buttons
+    by_asking: frozenset[str]  # those of them in which the shop is asked
     refusals: tuple[str, ...]  # sentences in place of buttons
     lesser: tuple[str, ...]  # the same for what fewer people want
     asks: tuple["Ask", ...]
@@ -165,7 +166,7 @@ def card(found: Subject, portal: PortalView, now: datetime) -> Card:
     """What a subscription's card says and offers."""
     row = found.row
     state = offers.state_of(row)
-    steps, refusals, lesser = _offers(found, portal, now)
+    steps, by_asking, refusals, lesser = _offers(found, portal, now)
     next_on = _next_on(found, state)
     change = row.pending_change
     return Card(
@@ -189,6 +190,7 @@ def card(found: Subject, portal: PortalView, now: datetime) -> Card:
         access_until=row.access_until if row.access_until and row.access_until > now else None,
         method_visited_at=row.method_visited_at,
         offers=steps,
+        by_asking=by_asking,
         refusals=refusals,
         lesser=lesser,
         asks=tuple(_ask(one) for one in found.requests),
@@ -201,23 +203,27 @@ def card(found: Subject, portal: PortalView, now: datetime) -> Card:
 
 def _offers(
     found: Subject, portal: PortalView, now: datetime
-) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
-    """The steps to be had; and why not, for those that most people could want and for the others."""
+) -> tuple[tuple[str, ...], frozenset[str], tuple[str, ...], tuple[str, ...]]:
+    """The steps to be had, and those in which the shop is asked; and why not, for those that most people could want
+    and for the others."""
     if found.busy:
-        return (), (), ()
+        return (), frozenset(), (), ()
     answers = offers.available(found.row, found.account, portal, now, asked=found.asked)
     steps: list[str] = []
+    by_asking: set[str] = set()
     refusals: list[str] = []
     lesser: list[str] = []
     for step, keys in BUTTONS.items():
         asked = [answers[key] for key in keys if key in answers]
         if any(offer.ok for offer in asked):
             steps.append(step)
+            if all(offer.mode == "request" for offer in asked if offer.ok):
+                by_asking.add(step)
         elif found.asked.intersection(keys):
             continue  # the card tells of the request itself
         elif why := next((offer.why for offer in asked if offer.why), None):
             (refusals if step in _WANTED else lesser).append(why)
-    return tuple(steps), tuple(refusals), tuple(lesser)
+    return tuple(steps), frozenset(by_asking), tuple(refusals), tuple(lesser)
 
 
 def _ask(one: models.Request) -> Ask:

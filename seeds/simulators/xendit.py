@@ -110,6 +110,11 @@ class Simulator(Harness):
             plan("fitri", ago(95), title="Course in three parts", amount=1500, total=3),
             plan("gita", ago(1), title="Gym", amount=1100, status="REQUIRES_ACTION"),
             plan("hadi", ago(50), title="Water delivery", amount=275, legacy=True, channel="bank_debit"),
+            plan("xendit", ago(64), title="Coffee box", amount=649),
+            plan("xendit", ago(12), title="Kopi bulanan", amount=299, channel="wallet"),
+            plan("xendit", ago(3), title="Fruit box", amount=1200.5, begins=now + 11 * DAY),
+            plan("xendit", ago(34), title="Yoga studio", amount=990, failing_after=1, retries=10),
+            plan("xendit", ago(110), title="Tea box", amount=480, ends=ago(20)),
         ):
             self._run(account, one, now)
             if one["_ends"] and one["status"] == "ACTIVE":
@@ -120,6 +125,8 @@ class Simulator(Harness):
         self._refund(account, paid["_payment"], 1000, ago(10))
         self._invoice(account, "kartika@example.com", "SO-1003", [("Filters", 3, 120)], "PENDING", ago(1))
         self._invoice(account, "kartika@example.com", "SO-1000", [("Kettle", 1, 1990)], "EXPIRED", ago(60))
+        self._invoice(account, "xendit@example.com", "SO-1004", [("Kettle", 1, 1990)], "SETTLED", ago(25))
+        self._invoice(account, "xendit@example.com", "SO-1005", [("Filters", 2, 120)], "PENDING", ago(2))
         sale = self._sale(account, "lina@example.com", "Gift card", 500, ago(8))
         self._refund(account, sale, 500, ago(6))
 

@@ -187,6 +187,27 @@ def test_an_accepted_cancel_that_the_processor_does_not_show_is_remembered(scene
     assert on.row().status == "active"  # the promise was not kept, and the page says so
 
 
+def test_a_promised_end_that_does_not_come_is_brought_about(scene: Make) -> None:
+    on = scene(cells={"cancel_at_period_end": {"mode": "direct", "proof": "answer"}})
+    on.gateway.effects["cancel_at_period_end"] = "active"
+    on.do("cancel_at_period_end")
+    clock.set_offset(timedelta(days=20, hours=2))
+    asyncio.run(on.worker.drain())
+    assert [name for name, _ in on.gateway.calls] == ["cancel_at_period_end", "cancel_now"]
+    assert on.row().status == "cancelled"
+
+
+def test_a_promised_end_that_came_needs_no_call(scene: Make) -> None:
+    on = scene(cells={"cancel_at_period_end": {"mode": "direct", "proof": "answer"}})
+    on.gateway.effects["cancel_at_period_end"] = "active"
+    on.do("cancel_at_period_end")
+    on.gateway.status = "cancelled"
+    clock.set_offset(timedelta(days=20, hours=2))
+    asyncio.run(on.worker.drain())
+    assert [name for name, _ in on.gateway.calls] == ["cancel_at_period_end"]
+    assert on.row().status == "cancelled"
+
+
 def test_an_end_today_that_runs_out_at_the_processor_is_over_for_the_customer(scene: Make) -> None:
     on = scene(cells={"cancel_now": CALLS})
     on.gateway.effects["cancel_now"] = "cancels_at_period_end"

@@ -304,7 +304,7 @@ def test_backfill_brings_orders_refunds_and_payments_with_their_people(sim: Simu
     assert [people[one.customer or ""] for one in given_back] == ["lina@example.com"]
     assert {one.status for one in payments.values()} == {"paid", "failed", "refunded", "partially_refunded"}
     assert {one.status for page in found for one in page.refunds} == {"sent"}
-    assert len([one for page in found for one in page.invoices]) == 4
+    assert len([one for page in found for one in page.invoices]) == 6
 
 
 def test_backfill_resumes_at_every_cursor(
