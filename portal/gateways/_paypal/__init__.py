@@ -1,0 +1,1 @@
+"""PayPal in parts: how it is asked, how its deliveries are proved, and what it says in our words."""
