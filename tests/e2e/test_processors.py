@@ -26,11 +26,11 @@ def arrive(page: Page, demo: Demo, name: str) -> Portal:
     return portal
 
 
-def card_with(page: Page, step: str, state: str = "Active") -> Locator:
-    """The first active card that has the button; by its own id, since its buttons change."""
+def card_with(page: Page, step: str, says: str, state: str = "Active") -> Locator:
+    """The first active card whose button says so; by its own id, since its buttons change."""
     found = (
         page.get_by_test_id("subscription")
-        .filter(has=page.locator(f'a[id^="{step}-"]'))
+        .filter(has=page.locator(f'a[id^="{step}-"]', has_text=says))
         .filter(has=page.locator(".pill", has_text=state))
         .first
     )
@@ -50,7 +50,7 @@ def test_every_tab_has_what_was_bought_there(page: Page, demo: Demo, name: str) 
 @pytest.mark.parametrize("name", [name for name in AT_NOVA if can(name, "cancel_now", "direct", "emulated")])
 def test_a_subscription_is_cancelled_and_proven(page: Page, demo: Demo, name: str) -> None:
     arrive(page, demo, name)
-    card = card_with(page, "cancel")
+    card = card_with(page, "cancel", "Cancel subscription")
     card.locator('a[id^="cancel-"]').click()
     page.get_by_role("main").get_by_role("button", name=re.compile("^Cancel subscription")).first.click()
     expect(card.locator("[data-proof=confirmed]")).to_be_visible(timeout=25_000)
@@ -61,7 +61,7 @@ def test_a_subscription_is_cancelled_and_proven(page: Page, demo: Demo, name: st
 @pytest.mark.parametrize("name", [name for name in AT_NOVA if can(name, "cancel_now", "request")])
 def test_where_only_the_shop_can_cancel_it_is_asked(page: Page, demo: Demo, name: str) -> None:
     arrive(page, demo, name)
-    card = card_with(page, "cancel")
+    card = card_with(page, "cancel", "Ask to cancel")
     card.locator('a[id^="cancel-"]').click()
     page.get_by_role("main").get_by_role("button", name=re.compile("^Ask Nova Market")).first.click()
     expect(card.locator('[data-request="open"]')).to_contain_text("You asked Nova Market to cancel this.")
@@ -74,7 +74,7 @@ def test_where_only_the_shop_can_cancel_it_is_asked(page: Page, demo: Demo, name
 @pytest.mark.parametrize("name", [name for name in AT_NOVA if can(name, "update_payment_method", "hosted")])
 def test_a_new_payment_method_through_the_hosted_page(page: Page, demo: Demo, name: str) -> None:
     portal = arrive(page, demo, name)
-    card = card_with(page, "update_payment_method")
+    card = card_with(page, "update_payment_method", "Update payment method")
     ref = card.get_attribute("id")
     card.locator('a[id^="update_payment_method-"]').click()
     page.get_by_role("main").get_by_role("button", name=re.compile("^Go on")).click()
@@ -105,7 +105,7 @@ def test_a_new_payment_method_through_the_hosted_page(page: Page, demo: Demo, na
 @pytest.mark.parametrize("name", [name for name in AT_NOVA if can(name, "update_payment_method", "hosted")])
 def test_without_script_the_way_there_is_a_link(no_script: Page, demo: Demo, name: str) -> None:
     arrive(no_script, demo, name)
-    card = card_with(no_script, "update_payment_method")
+    card = card_with(no_script, "update_payment_method", "Update payment method")
     card.locator('a[id^="update_payment_method-"]').click()
     no_script.get_by_role("main").get_by_role("button", name=re.compile("^Go on")).click()
     expect(no_script.locator('a[href^="/customers/leave/"]')).to_be_visible()
