@@ -45,7 +45,7 @@ def main() -> None:
         print(json.dumps(found))
         return
     for name, value in found.items():
-        print(f"{name:12}{value}")
+        print(f"{name:14}{value}")
 
 
 def _start(folder: str, port: int) -> "subprocess.Popen[bytes]":
@@ -158,7 +158,7 @@ async def _click(client: httpx.AsyncClient, headers: dict[str, str], path: str) 
     """Cancel, wait as long as it takes, and click again."""
     while True:
         await client.post(f"{path}/cancel", headers=headers, data={"wish": "cancel_now"})
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(1.0)
 
 
 if __name__ == "__main__":

@@ -84,6 +84,28 @@ def available(
     return offers
 
 
+def way_back(
+    row: models.Subscription, account: models.Account, portal: PortalView, cancel: Offer
+) -> str | None:
+    """How this cancel could be taken back before its end: schedule, direct, emulated or request; None: not at all."""
+    if cancel.key != "cancel_at_period_end":
+        return None
+    kept = cancel.how == "keep"
+    circumstances = Circumstances(
+        state="cancelled" if kept else "cancels_at_period_end",
+        method=(row.method or {}).get("kind"),
+        variant=account.variant,
+        option=frozenset(account.options),
+        country=portal.country,
+        object=row.object,
+        token=bool((row.method or {}).get("remote_id")),
+    )
+    shape = facts(account.processor).capabilities["undo_cancel"].under(circumstances)
+    if shape.how == "schedule":
+        return "request" if kept else "schedule"
+    return None if shape.mode in ("none", "guided") else shape.mode
+
+
 @dataclass(frozen=True, slots=True)
 class _Asking:
     """One wish, and everything that decides about it."""

@@ -88,7 +88,13 @@ def fill(database: Database, vault: Vault, simulators: dict[str, Harness], port:
     for name, sample in _samples(simulators).items():
         simulators[name].open(sample, hook(sample.label))
         simulators[name].fill(sample)
+        database.write_now(_list_plans, by_label[sample.label].id, simulators[name].plans(sample))
     return accounts
+
+
+def _list_plans(db: Session, account_id: int, plans: list[dict[str, Any]]) -> None:
+    """What the shop lets its customers switch to."""
+    db.get_one(models.Account, account_id).plans = plans
 
 
 def _samples(simulators: dict[str, Harness]) -> dict[str, Sample]:

@@ -38,6 +38,7 @@ class Step:
     label: str  # of the processor
     offers: list[offers.Offer]
     answered_by: datetime  # if it is asked of the merchant today
+    way_back: str | None = None  # after a cancel: the mode in which it could be taken back
     error: str | None = None
     reason: str = ""
     comment: str = ""
@@ -208,7 +209,8 @@ async def _step(request: Request, name: str) -> Step | str:
     wished = [answers[key] for key in STEPS[name] if key in answers]
     if ok := [offer for offer in wished if offer.ok]:
         answered_by = now + timedelta(days=portal.request_days)
-        return Step(name, subject.row, subject.label, ok, answered_by, chosen=ok[0].key)
+        back = offers.way_back(subject.row, subject.account, portal, ok[0]) if name == "cancel" else None
+        return Step(name, subject.row, subject.label, ok, answered_by, back, chosen=ok[0].key)
     return next(
         (offer.why for offer in wished if offer.why),
         _("This isn't possible for this subscription as it is now."),

@@ -179,7 +179,7 @@ def card(found: Subject, portal: PortalView, now: datetime) -> Card:
         unit=row.interval_unit,
         count=row.interval_count,
         quantity=row.quantity,
-        started_at=row.started_at,
+        started_at=row.started_at if row.started_at and row.started_at <= now else None,
         next_on=next_on,
         next_minor=row.amount_minor if row.next_minor is None else row.next_minor,
         next_certainty=row.next_certainty,
