@@ -1,0 +1,1 @@
+"""Parts of the Flutterwave adapter: its calls, the fields it reads, its records, and the joining of charges."""
