@@ -31,6 +31,7 @@ def pytest_report_header(config: pytest.Config) -> str:
     return f"databases: {config.getoption('--db')}"
 
 
+@pytest.hookimpl(tryfirst=True)  # before the plugin that reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Browser tests last: once Playwright has begun, its event loop runs in this thread, where no other can then."""
     items.sort(key=lambda item: "e2e" in item.path.parts)

@@ -5,16 +5,15 @@ Sources: https://docs.stripe.com/api and https://github.com/stripe/openapi
 """
 
 import re
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 from portal import clock
-from portal.gateways._stripe import events, shapes
+from portal.gateways._stripe import events, objects, shapes
 from portal.gateways._stripe.reader import Reader
 from portal.gateways._stripe.shapes import as_dict, id_of
-from portal.gateways._stripe.wire import Json, Refusal, Wire, error_of, permission_of
+from portal.gateways._stripe.wire import Json, Refusal, Wire, error_of, half_way, permission_of
 from portal.gateways.base import (
     Declined,
     Document,
@@ -22,8 +21,10 @@ from portal.gateways.base import (
     Gateway,
     Gone,
     Health,
+    Kind,
     Leave,
     Page,
+    Record,
     Ref,
     Snapshot,
     SubscriptionRecord,
@@ -56,18 +57,11 @@ READ_ONE = (f"payment_methods/{NOBODY}", f"setup_intents/{NOBODY}")
 class Adapter(Gateway):
     """One Stripe account: secret_key, webhook_secret; perhaps webhook_secret_old and portal_configuration."""
 
-    def __init__(
-        self,
-        credentials: Mapping[str, str],
-        *,
-        variant: str | None = None,
-        addresses: Mapping[str, str] | None = None,
-        patient: bool = False,
-    ) -> None:
-        super().__init__(credentials, variant=variant, addresses=addresses, patient=patient)
-        key = credentials["secret_key"].strip()
+    def __init__(self, credentials: Mapping[str, str], **more: Any) -> None:
+        super().__init__(credentials, **more)
+        key = self.credentials.get("secret_key", "").strip()
         self._restricted = key.startswith("rk_")
-        self._live = "_live_" in key
+        self._live = "_live_" in key if key else None
         self._wire = Wire(self, key)
         self._reader = Reader(self._wire)
 
@@ -76,6 +70,8 @@ class Adapter(Gateway):
 
     async def check(self) -> Health:
         """Ask for one of everything that is read; for a restricted key also try writes that can have no effect."""
+        if self._live is None:
+            return Health(ok=False, live=None, hint="There is no secret key.")
         missing: dict[str, None] = {}
         try:
             for path in READS:
@@ -162,7 +158,7 @@ class Adapter(Gateway):
         released = await self._release(one, key)
         write = self._update(ref, key, cancel_at_period_end="true")
         ended = ("cancels_at_period_end", "cancelled", "expired")
-        with _half_way(released):
+        with half_way(released):
             return await self._settled(ref, write, lambda now: now.status in ended)
 
     async def undo_cancel(self, ref: Ref, key: str) -> Snapshot:
@@ -171,15 +167,15 @@ class Adapter(Gateway):
         if shapes.ended(one):
             raise Unsupported("This has ended already, so the cancellation can't be taken back.")
         begun = await self._release(one, key)
-        with _half_way(begun):
+        with half_way(begun):
             one = await self._bare(ref) if begun else one
             if one.get("cancel_at_period_end"):
                 one = await self._update(ref, key, cancel_at_period_end="false")
                 begun = True
-        with _half_way(begun):
+        with half_way(begun):
             if one.get("cancel_at"):
                 one = await self._update(ref, f"{key}-2", cancel_at="")
-        with _half_way(True):
+        with half_way(True):
             if one.get("cancel_at_period_end"):
                 await self._update(ref, f"{key}-3", cancel_at_period_end="false")
             return await self._read_back(ref)
@@ -205,7 +201,7 @@ class Adapter(Gateway):
         begun = bool(one.get("pause_collection"))
         if begun:
             one = await self._update(ref, key, pause_collection="")
-        with _half_way(begun):
+        with half_way(begun):
             if one.get("status") == "paused":
                 path = f"/v1/subscriptions/{shapes.safe(ref.id)}/resume"
                 await self._wire.write("post", path, f"{key}-2", billing_cycle_anchor={"type": "unchanged"})
@@ -214,8 +210,11 @@ class Adapter(Gateway):
     async def change_plan(
         self, ref: Ref, change: Mapping[str, Any], return_url: str, key: str
     ) -> Snapshot | Leave:
-        """Another price (`plan`) or `quantity`; what must be paid first waits in `pending_update` until it is."""
-        if not change or set(change) - {"plan", "quantity"}:
+        """Another price (`plan`) or `quantity`; what must be paid first waits in `pending_update` until it is.
+
+        Amount and interval are those of the price: they tell what was chosen, and change nothing by themselves.
+        """
+        if not change.get("plan") and change.get("quantity") is None:
             raise Unsupported("Only the plan and the quantity can be changed here.")
         one = await self._bare(ref)
         items = shapes.items_of(one)
@@ -228,7 +227,7 @@ class Adapter(Gateway):
         quantity = change.get("quantity", item.get("quantity"))
         if (plan, quantity) == (shapes.price_of(item).get("id"), item.get("quantity")):
             return await self.fetch(ref)
-        with _half_way(await self._release(one, key)):
+        with half_way(await self._release(one, key)):
             # Without the item's id Stripe would add a second one: https://docs.stripe.com/api/subscriptions/update
             await self._update(
                 ref,
@@ -243,7 +242,7 @@ class Adapter(Gateway):
         """To the hosted page of the open invoice; it asks for 3-D Secure too and sends nobody back."""
         invoice = await self._reader.open_invoice(await self._bare(ref))
         if invoice.get("hosted_invoice_url"):
-            return Leave(invoice["hosted_invoice_url"], {"invoice": invoice["id"]})
+            return Leave(invoice["hosted_invoice_url"], {"invoice": invoice["id"]}, returns=False)
         return await self.fetch(ref)
 
     async def start_method_update(self, ref: Ref, return_url: str, key: str) -> Leave:
@@ -301,7 +300,8 @@ class Adapter(Gateway):
         method = await self._saved_method(ref, session_id) if session_id else {}
         one = await self._bare(ref, expand=["customer", "default_payment_method"])
         current = as_dict(one.get("default_payment_method"))
-        newer = current.get("created", 0) > method.get("created", 0)  # of a later visit
+        times = [shapes.moment(each.get("created")) for each in (current, method)]
+        newer = times[0] is not None and times[1] is not None and times[0] > times[1]  # of a later visit
         if not method or newer or shapes.ended(one) or shapes.managed(one):
             return await self.fetch(ref)
         return await self._adopt(ref, one, method["id"], f"portal-{session_id}")
@@ -323,7 +323,7 @@ class Adapter(Gateway):
         if begun:
             await self._update(ref, key, default_payment_method=method)
         owner = as_dict(one.get("customer"))
-        with _half_way(begun):
+        with half_way(begun):
             if owner.get("id") and not as_dict(owner.get("invoice_settings")).get("default_payment_method"):
                 settings = {"default_payment_method": method}
                 path = f"/v1/customers/{owner['id']}"
@@ -350,6 +350,12 @@ class Adapter(Gateway):
         content = await self._wire.file(one["invoice_pdf"])
         name = re.sub(r"[^A-Za-z0-9._-]+", "-", str(one.get("number") or one["id"]))
         return Document("application/pdf", f"{name}.pdf", content)
+
+    @classmethod
+    def read(cls, kind: Kind | Literal["event"], said: Any) -> Record | list[Event]:
+        """A payment is read from a charge or a payment intent; an order from a Checkout session, or from the intent,
+        the charge or the invoice that stands for it."""
+        return events.told(said) if kind == "event" else objects.read(kind, said)
 
     async def _bare(self, ref: Ref, expand: Sequence[str] = ()) -> Json:
         return await self._wire.read(f"/v1/subscriptions/{shapes.safe(ref.id)}", expand=list(expand))
@@ -385,19 +391,3 @@ class Adapter(Gateway):
             raise Unavailable(
                 "Stripe took it, but does not say yet how it stands now.", error.hint, sent=True
             ) from error
-
-
-@contextmanager
-def _half_way(begun: bool) -> Iterator[None]:
-    """Once a part has had its effect, nobody may say any more that nothing was changed."""
-    try:
-        yield
-    except Unavailable as error:
-        if not begun or error.sent:
-            raise
-        raise Unavailable(
-            "A part of this is done at Stripe; we are looking how it stands.",
-            error.hint,
-            error.retry_after,
-            sent=True,
-        ) from error

@@ -25,9 +25,8 @@ from urllib.parse import parse_qsl, quote_plus, urlsplit
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
-from starlette.types import ASGIApp, Receive, Scope, Send
 
-from seeds.simulators.harness import Delivery, Harness
+from seeds.simulators.harness import Delivery, Forgery, Harness, Sample, Situation, Standing
 
 SAST = timezone(timedelta(hours=2))
 CLOCK_MAY_DIFFER = timedelta(minutes=30)  # PayFast publishes no number; an offset read wrongly is two hours
@@ -70,6 +69,8 @@ WORDS: dict[State, tuple[int, str]] = {
     "locked": (6, "LOCKED"),
 }
 
+STAGED = ("trialing", "active", "past_due", "paused", "cancelled", "expired")
+
 # Test cards: what the page says, and whether they can be saved and later charged.
 CARDS: dict[str, tuple[str, bool, bool]] = {
     "visa": ("Visa ending in 4242", True, True),
@@ -77,6 +78,46 @@ CARDS: dict[str, tuple[str, bool, bool]] = {
     "empty": ("Visa ending in 0341, can be saved, later charges fail", True, False),
     "refused": ("Visa ending in 0002, is refused by the bank", False, False),
 }
+
+SAMPLES = [
+    Sample(
+        "PayFast",
+        {
+            "merchant_id": "10023456",
+            "merchant_key": "m4r5u6l7a8b9c",
+            "passphrase": "Marula & honey~7",
+            "sandbox": "no",
+        },
+    ),
+    Sample(
+        "PayFast, a stranger's",
+        {
+            "merchant_id": "10034567",
+            "merchant_key": "k0u1d2u3s4t5r",
+            "passphrase": "kudu on the stoep",
+            "sandbox": "no",
+        },
+    ),
+    Sample(
+        "PayFast, cancelling three days ahead",
+        {
+            "merchant_id": "10045678",
+            "merchant_key": "b1l2t3o4n5g6x",
+            "passphrase": "biltong at sunset",
+            "sandbox": "no",
+        },
+        options=("schedule_cancel",),
+    ),
+    Sample(
+        "PayFast sandbox",
+        {
+            "merchant_id": "10056789",
+            "merchant_key": "s1a2n3d4b5o6x",
+            "passphrase": "castles in the sand",
+            "sandbox": "yes",
+        },
+    ),
+]
 
 
 # What is kept
@@ -215,6 +256,7 @@ class Simulator(Harness):
     """PayFast. `validator` holds requests and answers against a contract where one is given."""
 
     name = "payfast"
+    STATUS_FIELDS = ("status_text",)
 
     def __init__(self, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         super().__init__(clock)
@@ -240,19 +282,6 @@ class Simulator(Harness):
             Route("/{path:path}", self._api, methods=["GET", "POST", "PUT", "PATCH", "DELETE"]),
         ]
 
-    def app(self) -> ASGIApp:
-        """The harness' app, which also knows the one-shot fault "429"."""
-        inner = super().app()
-
-        async def outer(scope: Scope, receive: Receive, send: Send) -> None:
-            if scope["type"] == "http" and not self.is_page(scope["method"], scope["path"]):
-                scope["limited"] = self.fail_next[:1] == ["429"]
-                if scope["limited"]:
-                    self.fail_next[0] = ""  # spent; the harness takes it off the list
-            await inner(scope, receive, send)
-
-        return outer
-
     def is_page(self, method: str, path: str) -> bool:
         return path.startswith(("/eng/process", "/eng/recurring/update/"))
 
@@ -261,6 +290,14 @@ class Simulator(Harness):
         if self.mode == "down":
             return HTMLResponse("<html><body><h1>503 Service Unavailable</h1></body></html>", 503)
         return JSONResponse(failure(500, "Application Error"), 500)
+
+    def refused_keys(self) -> Response:
+        return JSONResponse(failure(401, "Merchant authorisation failed"), 401)
+
+    def limited(self, retry_after: int | None) -> Response:
+        """PayFast names no time to wait; where a test does, it stands where others put it."""
+        headers = {} if retry_after is None else {"Retry-After": str(retry_after)}
+        return JSONResponse(failure(429, LIMITED), 429, headers)
 
     def tick(self) -> None:
         """Charge what is due, try failed cards again, lock after the fifth time, end after the last cycle."""
@@ -328,6 +365,218 @@ class Simulator(Harness):
                 self._dispatch(one)
         return len(chosen)
 
+    # What demo and tests ask of every simulator
+
+    def samples(self) -> list[Sample]:
+        return list(SAMPLES)
+
+    def open(self, sample: Sample, webhook_url: str) -> None:
+        keys = sample.credentials
+        with self._lock:
+            mine = keys["merchant_id"]
+            for kept in (self.subscriptions, self.payments):
+                for name in [name for name, one in kept.items() if one.order.merchant_id == mine]:
+                    del kept[name]
+            for name in [name for name, one in self.checkouts.items() if one["merchant_id"] == mine]:
+                del self.checkouts[name]
+            self.notifications[:] = [one for one in self.notifications if one.merchant_id != mine]
+            self.add_account(
+                mine, keys["merchant_key"], keys["passphrase"], webhook_url, keys["sandbox"] == "yes"
+            )
+
+    def fill(self, sample: Sample) -> None:
+        """The history stands in the report, and in ITNs that `past_deliveries` gives: none is sent here."""
+        shop = self.account(sample.credentials["merchant_id"])
+        with self._lock:
+            self._fill_noor(shop)
+            mine = ("payfast@example.com", "Palesa", "Mokoena")
+            today = self.now().astimezone(SAST).date()
+            kept: dict[str, Any] = {"send": False}
+            shop.subscription(*mine, 38000, 3, "Wine club", self._ago(75), m_payment_id="PF-1", **kept)
+            shop.subscription(*mine, 180000, 4, "Gym quarter", self._ago(20), m_payment_id="PF-2", **kept)
+            trial = today + timedelta(days=9)
+            shop.subscription(
+                *mine, 9900, 3, "Trial reads", self._ago(5), m_payment_id="PF-3", billing_on=trial, **kept
+            )
+            gap = shop.subscription(
+                *mine, 25000, 3, "Espresso club", self._ago(50), m_payment_id="PF-4", **kept
+            )
+            shop.pause(gap, 2)
+            shop.subscription(
+                *mine,
+                12000,
+                3,
+                "Biscuit box",
+                self._month_before(2),
+                m_payment_id="PF-5",
+                failing=True,
+                **kept,
+            )
+            locked = shop.subscription(
+                *mine, 15000, 3, "Veldskoen club", self._ago(100), m_payment_id="PF-6", **kept
+            )
+            shop.lock(locked)
+            over = shop.subscription(*mine, 7500, 3, "Braai box", self._ago(120), m_payment_id="PF-7", **kept)
+            shop.foreign_cancel(over, send=False)
+            shop.subscription(
+                *mine, 42000, 3, "Three lessons", self._ago(130), m_payment_id="PF-8", cycles=3, **kept
+            )
+            shop.agreement(*mine, "Taxi app", self._ago(60), amount_minor=5000, m_payment_id="PF-9", **kept)
+            name = "Palesa Mokoena"
+            for number, (minor, item, days) in enumerate(
+                [(129900, "Moka pot", 41), (24950, "Honey, 3 jars", 28), (89900, "Kudu leather belt", 15)]
+            ):
+                sold = shop.payment(
+                    mine[0], name, minor, item, self._ago(days), m_payment_id=f"ZA-{number + 1}", **kept
+                )
+                if number and not shop.account.sandbox:
+                    shop.refund(sold, minor if number == 1 else 20000, self._ago(days - 4), "Came back")
+            shop.payment(
+                mine[0], name, 6500, "Rusks", self._ago(3), m_payment_id="ZA-4", funding="EF", **kept
+            )
+
+    def _fill_noor(self, shop: "Merchant") -> None:
+        shop.subscription(
+            *("noor@example.com", "Noor", "Naidoo", 12000, 3, "Rooibos club", self._ago(47)),
+            m_payment_id="RC-1",
+            send=False,
+        )
+        shop.payment(
+            *("noor@example.com", "Noor Naidoo", 34900, "Enamel teapot", self._ago(12)),
+            m_payment_id="RC-2",
+            send=False,
+        )
+
+    def _ago(self, days: int) -> datetime:
+        return self.now() - timedelta(days=days)
+
+    def _month_before(self, days: int) -> datetime:
+        """When a monthly subscription began whose run date was so many days ago, or a little longer."""
+        ran = self.now().astimezone(SAST).date() - timedelta(days=days)
+        return midnight(step(ran, 3, ran.day, -1)) + timedelta(hours=10)
+
+    def past_deliveries(self, sample: Sample) -> list[tuple[list[tuple[str, str]], bytes]]:
+        return self.account(sample.credentials["merchant_id"]).deliveries()
+
+    def plans(self, sample: Sample) -> list[dict[str, Any]]:
+        plan = {"plan": None, "currency": "ZAR", "count": 1}
+        monthly = {**plan, "title": "Large, every month", "minor": 18000, "unit": "month"}
+        return [monthly, {**plan, "title": "Every year", "minor": 120000, "unit": "year"}]
+
+    def stage(self, sample: Sample, email: str, situation: Situation) -> str | None:
+        """No card is told apart here, nothing ends at the end of a period, and a checkout has no token before it."""
+        shop = self.account(sample.credentials["merchant_id"])
+        state = situation.state
+        agreement = situation.object in ("agreement", "sandbox_agreement")
+        sort = "sandbox" if shop.account.sandbox else None
+        own = {sort, "sandbox_agreement" if sort else "agreement", None}
+        possible = ("active", "cancelled") if agreement else STAGED
+        due = situation.due in (None, state == "past_due")
+        if situation.object not in own or state not in possible or not due:
+            return None
+        if situation.method not in (None, "card") or situation.token:
+            return None
+        with self._lock:
+            number = f"ST-{self.state['tokens'] + 1}"
+            who = (email, email.partition("@")[0].title(), "Tester")
+            if agreement:
+                token = shop.agreement(*who, "Saved card", self._ago(10), m_payment_id=number)
+            else:
+                token = self._stage_subscription(shop, who, state, number)
+            if state == "cancelled":
+                shop.foreign_cancel(token)
+            return token
+
+    def _stage_subscription(
+        self, shop: "Merchant", who: tuple[str, str, str], state: str, number: str
+    ) -> str:
+        more: dict[str, Any] = {"m_payment_id": number}
+        if state == "trialing":
+            more["billing_on"] = self.now().astimezone(SAST).date() + timedelta(days=10)
+        if state == "expired":
+            more["cycles"] = 1
+        if state == "past_due":
+            more["failing"] = True
+        began = self._month_before(2) if state == "past_due" else self._ago(10)
+        token = shop.subscription(*who, 12000, 3, "Tea club", began, **more)
+        if state == "paused":
+            shop.pause(token)
+        return token
+
+    def standing(self, remote_id: str) -> Standing:
+        """A gap counts as no charge, though PayFast goes on by itself when it is over."""
+        one = self.subscriptions[remote_id]
+        mine = [payment for payment in self.payments.values() if payment.token == remote_id]
+        on = one.run_on if one.kind == 1 and one.state == "active" else None
+        return Standing(
+            raw=self.words[one.state][1],
+            charges=one.state == "active",
+            next_on=on,
+            method=one.card,
+            payments=len([payment for payment in mine if payment.status == "COMPLETE"]),
+            amount=one.amount if one.kind == 1 else None,
+        )
+
+    def charge(self, remote_id: str, succeeds: bool = True) -> None:
+        with self._lock:
+            one = self.subscriptions[remote_id]
+            at = self.now()
+            if one.kind == 1 and one.run_on and one.state not in ("cancelled", "complete"):
+                was, one.failing = one.failing, not succeeds
+                self._charge(one, at, send=True)
+                one.failing = was
+                return
+            status: Literal["COMPLETE", "FAILED"] = "COMPLETE" if succeeds else "FAILED"
+            amount = one.amount or one.initial
+            payment = self.book(one.order, amount, at, token=one.token, billing_on=one.run_on, status=status)
+            if succeeds or self.accounts[one.order.merchant_id].habits.notifies_failures:
+                self.notify(payment)
+
+    def proof_of(self, delivery: Delivery) -> str | None:
+        pairs = read_form(delivery.body)
+        return pairs[-1][1] if pairs and pairs[-1][0] == "signature" else None
+
+    def with_proof(self, delivery: Delivery, proofs: list[str]) -> tuple[list[tuple[str, str]], bytes]:
+        pairs = [pair for pair in read_form(delivery.body) if pair[0] != "signature"]
+        body = php_query([*pairs, *(("signature", proof) for proof in proofs)])
+        return list(delivery.headers.items()), body.encode()
+
+    def other_bodies(self, delivery: Delivery) -> list[Forgery]:
+        """The true signature over other fields, and fields that were signed by another rule or for another shop."""
+        headers = list(delivery.headers.items())
+        *pairs, (_, proof) = read_form(delivery.body)
+        told = dict(pairs)
+        others = {
+            "another amount": {"amount_gross": f"{told.get('amount_gross', '')}1"},
+            "another status": {"payment_status": f"{told.get('payment_status', '')}D"},
+            "another payment": {"pf_payment_id": f"{told.get('pf_payment_id', '')}1"},
+            "another address": {"email_address": "mallory@example.com"},
+            "another subscription": {
+                "token": str(uuid.uuid5(uuid.NAMESPACE_URL, "https://payfast.example/x"))
+            },
+            "another merchant": {"merchant_id": "10099999"},
+            "a field more": {"custom_str6": "1"},
+        }
+        bodies = {what: list({**told, **change}.items()) for what, change in others.items()}
+        bodies["a field less"] = pairs[:-1]
+        bodies["two fields exchanged"] = [pairs[1], pairs[0], *pairs[2:]]
+        bodies["a field twice"] = [*pairs, pairs[0]]
+        bodies["without its blanks"] = [pair for pair in pairs if pair[1]]
+        found = [
+            Forgery(what, headers, php_query([*fields, ("signature", proof)]).encode())
+            for what, fields in bodies.items()
+        ]
+        signatures = {
+            "signed without a passphrase": itn_signature(pairs, ""),
+            "signed with another passphrase": itn_signature(pairs, "somebody else's"),
+            "signed by the rule of checkouts": checkout_signature(told, "somebody else's"),
+        }
+        return [
+            *super().other_bodies(delivery),
+            *found,
+            *(Forgery(what, *self.with_proof(delivery, [one])) for what, one in signatures.items()),
+        ]
+
     # The life of a subscription
 
     def subscribe(self, one: Subscription, billing_on: date | None, send: bool = True) -> None:
@@ -390,7 +639,7 @@ class Simulator(Harness):
         if one.attempts >= ATTEMPTS:
             one.end("locked", "Payment failed too many times")
 
-    def cancel(self, one: Subscription, reason: str) -> None:
+    def cancel(self, one: Subscription, reason: str, send: bool = True) -> None:
         """End it for good, and tell the merchant."""
         one.end("cancelled", reason)
         account = self.accounts[one.order.merchant_id]
@@ -398,7 +647,7 @@ class Simulator(Harness):
             blank = account.habits.blank_cancellations
             number = "" if blank else self._next_payment_id()
             payment = Payment(number, one.order, one.amount, self.now(), one.token, one.run_on)
-            self.notify(payment, status="CANCELLED", blank=blank)
+            self.notify(payment, status="CANCELLED", blank=blank, send=send)
 
     def book(self, order: Order, gross: int, at: datetime, **more: Any) -> Payment:
         """A payment with a number of its own, kept."""
@@ -483,8 +732,6 @@ class Simulator(Harness):
 
     async def _validate(self, request: Request) -> Response:
         body = await request.body()
-        if request.scope.get("limited"):
-            return PlainTextResponse(LIMITED, 429)
         pairs = tuple(read_form(body))
         with self._lock:
             known = bool(pairs) and any(one.sent and one.pairs == pairs for one in self.notifications)
@@ -623,11 +870,18 @@ class Merchant:
         one.failing, one.attempts = True, ATTEMPTS
         one.end("locked", "Payment failed too many times")
 
-    def foreign_cancel(self, token: str) -> None:
+    def foreign_cancel(self, token: str, send: bool = True) -> None:
         """The buyer cancels at PayFast; one that has ended stays as it is."""
         with self.simulator._lock:
             if (one := self.get(token)).state not in ("cancelled", "complete"):
-                self.simulator.cancel(one, "Cancelled by the buyer")
+                self.simulator.cancel(one, "Cancelled by the buyer", send)
+
+    def pause(self, token: str, cycles: int = 1) -> None:
+        """A gap of some cycles, as from the dashboard."""
+        one = self.get(token)
+        assert one.run_on is not None
+        one.state, one.paused_from = "paused", one.paused_from or one.run_on
+        one.run(one.after(one.run_on, cycles))
 
     def limit(self, lasting: timedelta = timedelta(minutes=5)) -> None:
         """Answer 429 to every call of this account for a while."""
@@ -744,8 +998,6 @@ def _answer(
         if not found:
             raise Refusal(404, "Service / endpoint not found")
         operation, match = next(pair for pair in found if pair[0].method == request.method)
-        if request.scope.get("limited"):
-            raise Refusal(429, LIMITED)
         account = authenticate(simulator, request, query, fields) if operation.signed else NOBODY
         habits = account.habits
         subject = match.groupdict().get("subject", "")
@@ -932,11 +1184,11 @@ def _run_date(simulator: Simulator, ask: Ask) -> date | None:
 
 def adhoc(simulator: Simulator, ask: Ask) -> Response:
     """Charge an agreement at once."""
-    one = _changeable(simulator, ask)
+    one = _subscription(simulator, ask)
     amount = _whole(ask.body, "amount", lowest=MINIMUM)
     if amount is None or not ask.body.get("item_name"):
         raise Refusal(400, "Required variables not present in request")
-    if one.kind != 2 or one.state != "active":
+    if ask.account.habits.refuses_changes or one.kind != 2 or one.state != "active":
         raise _invalid_state()
     order = replace(
         one.order,
@@ -962,9 +1214,14 @@ def _subscription(simulator: Simulator, ask: Ask) -> Subscription:
 
 def _changeable(simulator: Simulator, ask: Ask, kind: int | None = None) -> Subscription:
     one = _subscription(simulator, ask)
-    if ask.account.habits.refuses_changes or (kind and one.kind != kind):
+    if _refuses(simulator, ask) or (kind and one.kind != kind):
         raise _invalid_state()
     return one
+
+
+def _refuses(simulator: Simulator, ask: Ask) -> bool:
+    """Whether nothing may be changed at the moment, for a reason of PayFast's own."""
+    return ask.account.habits.refuses_changes or simulator.mode == "decline"
 
 
 def _invalid_state() -> Refusal:
@@ -1062,7 +1319,7 @@ def create_refund(simulator: Simulator, ask: Ask) -> Response:
         needed += ["bank_name", "bank_branch_code", "bank_account_number", "bank_account_type"]
     if amount is None or not 3 <= len(reason) <= 255 or any(name not in ask.body for name in needed):
         raise Refusal(400, "Required variables not present in request")
-    if ask.account.habits.refuses_changes or amount > payment.available:
+    if _refuses(simulator, ask) or amount > payment.available:
         raise Refusal(400, "Failure", business=True)
     payment.refunds.append(Refund(simulator.now(), amount, reason))
     return success(ask.account.true())
@@ -1305,9 +1562,9 @@ def card_page(simulator: Simulator, request: Request, form: Mapping[str, str]) -
         return page("Update your card", _card_form(one, "", bool(back)))
     if form.get("do") == "back":
         return RedirectResponse(back, 303) if back else page("Nothing changed", say("Your card stays."))
-    if problem := card_problem(simulator, form.get("card", "")):
+    if problem := card_problem(simulator, chosen(form)):
         return page("Update your card", _card_form(one, problem, bool(back)), 422)
-    one.card, _, good = CARDS[form["card"]]
+    one.card, _, good = CARDS[chosen(form)]
     one.failing = not good
     return RedirectResponse(back, 303) if back else page("Card saved", say("PayFast has your new card."))
 
@@ -1334,14 +1591,14 @@ def checkout_page(simulator: Simulator, request: Request, form: Mapping[str, str
         del simulator.checkouts[number]
         target = fields.get("cancel_url", "")
         return RedirectResponse(target, 303) if target else page("Not paid", say("Nothing was charged."))
-    problem = card_problem(simulator, form.get("card", ""))
+    problem = card_problem(simulator, chosen(form))
     if not problem and fields.get("subscription_type") == "2" and not cents(fields["amount"]):
         problem = (
             "The bank's check of your card failed."  # seen in life: R0.00 never passes 3DS, and no ITN comes
         )
     if problem:
         return page(title, _pay_form(fields, problem), 422)
-    complete_checkout(simulator, fields, form["card"])
+    complete_checkout(simulator, fields, chosen(form))
     del simulator.checkouts[number]
     target = fields.get("return_url", "")
     return RedirectResponse(target, 303) if target else page("Thank you", say("Your payment is complete."))
@@ -1416,6 +1673,11 @@ def _subscription_problem(account: Account, fields: Mapping[str, str], recurring
     return None
 
 
+def chosen(form: Mapping[str, str]) -> str:
+    """The card of a form; one of the buttons lets the bank refuse, whichever card is chosen."""
+    return "refused" if form.get("do") == "decline" else form.get("card", "")
+
+
 def card_problem(simulator: Simulator, card: str) -> str | None:
     """Why a card is not taken, as a sentence; None where it is."""
     if card not in CARDS:
@@ -1446,7 +1708,8 @@ def _is_web_address(url: str) -> bool:
 def _card_form(one: Subscription, problem: str, goes_back: bool) -> str:
     about = f"{say(f'Subscription: {one.order.item}')}{say(f'Card now: {one.card}')}"
     other = "Cancel and go back" if goes_back else "Cancel"
-    return about + _form(problem, "Save card", other)
+    first = next(key for key, (label, saved, good) in CARDS.items() if saved and good and label != one.card)
+    return about + _form(problem, "Save card", other, first)
 
 
 def _pay_form(fields: Mapping[str, str], problem: str) -> str:
@@ -1455,20 +1718,22 @@ def _pay_form(fields: Mapping[str, str], problem: str) -> str:
     if fields.get("subscription_type") == "1":
         later = rand(cents(fields.get("recurring_amount") or fields["amount"]) or 0)
         about += say(f"Then R{later} every {FREQUENCIES[int(fields['frequency'])]}")
-    return about + _form(problem, f"Pay {amount}", "Cancel and go back")
+    return about + _form(problem, f"Pay {amount}", "Cancel and go back", "visa")
 
 
-def _form(problem: str, do: str, other: str) -> str:
+def _form(problem: str, do: str, other: str, first: str) -> str:
+    """The cards, of which `first` is chosen already, and what can be done."""
     cards = "".join(
-        f'<p><input type="radio" name="card" id="card-{key}" value="{key}"{" checked" if key == "visa" else ""}>'
+        f'<p><input type="radio" name="card" id="card-{key}" value="{key}"{" checked" if key == first else ""}>'
         f' <label for="card-{key}">{html.escape(label)}</label></p>'
         for key, (label, _, _) in CARDS.items()
     )
     alert = f'<p role="alert" class="alert">{html.escape(problem)}</p>' if problem else ""
     return (
         f'{alert}<form method="post"><fieldset><legend>Test card</legend>{cards}</fieldset>'
-        f'<p><button name="do" value="save">{html.escape(do)}</button> '
-        f'<button name="do" value="back" class="other">{html.escape(other)}</button></p></form>'
+        f'<p><button name="do" value="save" data-test="accept">{html.escape(do)}</button> '
+        '<button name="do" value="decline" class="other" data-test="decline">Let the bank refuse</button> '
+        f'<button name="do" value="back" class="other" data-test="back">{html.escape(other)}</button></p></form>'
     )
 
 

@@ -13,7 +13,8 @@ import binascii
 import hashlib
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import parse_qsl
@@ -22,14 +23,14 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from seeds.simulators._stripe import billing, pages
+from seeds.simulators._stripe import billing, demo, pages
 from seeds.simulators._stripe.books import DAY, Books, event_of, new_account, signature
 from seeds.simulators._stripe.contract import Validator, validator
 from seeds.simulators._stripe.endpoints import Endpoint, answer, endpoint_for
 from seeds.simulators._stripe.shapes import webhook_endpoint
 from seeds.simulators._stripe.wire import API_VERSION, Json, Refusal, decode
 from seeds.simulators._stripe.world import Account
-from seeds.simulators.harness import Harness
+from seeds.simulators.harness import Delivery, Forgery, Harness, Sample, Situation, Standing
 
 __all__ = ["API_VERSION", "Account", "Simulator", "event", "sign", "validator"]
 
@@ -41,12 +42,14 @@ class Simulator(Harness):
     """Stripe's side of the wire, for any number of accounts."""
 
     name = "stripe"
+    STATUS_FIELDS = ("status", "payment_status")
 
     def __init__(self, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         super().__init__(clock)
         self.validator: Validator | None = None
         self.lock = threading.RLock()  # builders may run while requests are answered
-        self.state = {"counter": 0, "accounts": {}, "keys": {}, "limited": 0}
+        self.quiet = False  # what happens now is told in events and sent to nobody
+        self.state = {"counter": 0, "opened": 0, "accounts": {}, "keys": {}, "limited": 0}
 
     # Accounts
 
@@ -64,8 +67,8 @@ class Simulator(Harness):
         """A new account behind a key. `permissions` limits the key, in words such as "customer_read" or
         "subscription_write" (which reads too); None allows everything."""
         with self.lock:
-            number = len(self.state["accounts"]) + 1
-            account_id = f"acct_Sim{number:013d}"
+            self.state["opened"] += 1
+            account_id = f"acct_Sim{self.state['opened']:013d}"
             created = int(self.now().timestamp())
             self.state["accounts"][account_id] = new_account(name, account_id, country, currency, created)
             account = Account(self, account_id, secret_key, webhook_secret)
@@ -93,6 +96,81 @@ class Simulator(Harness):
     def limit(self, calls: int) -> None:
         """Answer the next calls with 429."""
         self.state["limited"] = calls
+
+    # What demo and tests ask of every simulator
+
+    def samples(self) -> list[Sample]:
+        return list(demo.SAMPLES)
+
+    def open(self, sample: Sample, webhook_url: str) -> None:
+        """An account without customers; its catalogue and the settings of its portal are there."""
+        key = sample.credentials["secret_key"]
+        with self.lock:
+            if known := self.state["keys"].get(key):
+                del self.state["accounts"][known["account"]]
+                keys = self.state["keys"].items()
+                self.state["keys"] = {name: one for name, one in keys if one["account"] != known["account"]}
+            shop = self.add_account(
+                key,
+                webhook_secret=sample.credentials["webhook_secret"],
+                webhook_url=webhook_url,
+                permissions=demo.PERMISSIONS if key.startswith("rk_") else None,
+                name=sample.label,
+            )
+            demo.furnish(shop)
+
+    def account(self, sample: Sample) -> Account:
+        """The handle of a sample's account; KeyError where it was not opened."""
+        key = sample.credentials["secret_key"]
+        return Account(self, self.state["keys"][key]["account"], key, sample.credentials["webhook_secret"])
+
+    def fill(self, sample: Sample) -> None:
+        with self._quietly():
+            demo.fill(self.account(sample), self.now())
+
+    @contextmanager
+    def _quietly(self) -> Iterator[None]:
+        with self.lock:
+            self.quiet = True
+            try:
+                yield
+            finally:
+                self.quiet = False
+
+    def plans(self, sample: Sample) -> list[dict[str, Any]]:
+        return demo.plans(self.account(sample))
+
+    def stage(self, sample: Sample, email: str, situation: Situation) -> str | None:
+        with self.lock:
+            return demo.stage(self.account(sample), email, situation, self.now())
+
+    def standing(self, remote_id: str) -> Standing:
+        with self.lock:
+            return demo.standing(*self._subscription(remote_id))
+
+    def charge(self, remote_id: str, succeeds: bool = True) -> None:
+        with self.lock:
+            demo.charge(*self._subscription(remote_id), succeeds)
+
+    def _subscription(self, remote_id: str) -> tuple[Books, Json]:
+        for account_id in self.state["accounts"]:
+            books = Books(self, account_id)
+            if books.objects.get(remote_id, {}).get("object") == "subscription":
+                return books, books.objects[remote_id]
+        raise KeyError(remote_id)
+
+    def proof_of(self, delivery: Delivery) -> str | None:
+        return delivery.headers.get(demo.HEADER)
+
+    def with_proof(self, delivery: Delivery, proofs: list[str]) -> tuple[list[tuple[str, str]], bytes]:
+        return demo.with_proof(delivery, proofs)
+
+    def forgeries(self, sample: Sample, delivery: Delivery) -> list[Forgery]:
+        return super().forgeries(sample, delivery) + demo.forgeries(sample, delivery, self.now())
+
+    def changes(self, method: str, path: str) -> bool:
+        """A preview is a POST without effect."""
+        return method in ("POST", "DELETE") and path != "/v1/invoices/create_preview"
 
     # The harness
 
@@ -126,6 +204,13 @@ class Simulator(Harness):
         message = "An error occurred while processing your request. Nothing was done."
         body = {"error": {"message": message, "type": "api_error"}}
         return _json(status, body, {"Stripe-Should-Retry": "false"})
+
+    def refused_keys(self) -> Response:
+        return _json(401, Refusal(401, "Invalid API Key provided: sk_test_****0001").body(), {})
+
+    def limited(self, retry_after: int | None) -> Response:
+        headers = {} if retry_after is None else {"Retry-After": str(retry_after)}
+        return _json(429, _too_many().body(), headers)
 
     def routes(self) -> list[BaseRoute]:
         return [
@@ -224,7 +309,7 @@ class Simulator(Harness):
             raise Refusal(401, f"Invalid API Key provided: {_masked(key)}")
         if self.state["limited"] > 0:
             self.state["limited"] -= 1
-            raise Refusal(429, "Too many requests hit the API too quickly.", code="rate_limit")
+            raise _too_many()
         return Books(self, known["account"]), known["permissions"]
 
     def _check_headers(self, request: Request, where: str) -> None:
@@ -251,10 +336,10 @@ class Simulator(Harness):
             if form.get("action") == "back" and session["cancel_url"]:
                 return RedirectResponse(session["cancel_url"], 303)
             problem = ""
-            if form.get("action") == "save":
-                problem = pages.try_card(books, form.get("card", "")) or ""
+            if (card := pages.chosen(form)) is not None:
+                problem = pages.try_card(books, card) or ""
                 if not problem:
-                    pages.complete_setup(books, session, form["card"])
+                    pages.complete_setup(books, session, card)
                     target = session["success_url"].replace("{CHECKOUT_SESSION_ID}", session["id"])
                     return RedirectResponse(target, 303)
                 pages.refuse_setup(books, session, problem)
@@ -288,10 +373,10 @@ class Simulator(Harness):
             if form.get("action") == "back" and session["return_url"]:
                 return RedirectResponse(session["return_url"], 303)
             problem = ""
-            if form.get("action") == "save":
-                problem = pages.try_card(books, form.get("card", "")) or ""
+            if (card := pages.chosen(form)) is not None:
+                problem = pages.try_card(books, card) or ""
                 if not problem:
-                    pages.complete_portal(books, session, form["card"])
+                    pages.complete_portal(books, session, card)
                     target = after.get("return_url") or session["return_url"]
                     if target:
                         return RedirectResponse(target, 303)
@@ -317,8 +402,9 @@ class Simulator(Harness):
                 return found
             books, invoice = found
             problem = ""
-            if form.get("action") == "save" and invoice["status"] == "open":
-                problem = pages.pay_invoice(books, invoice, form.get("card", "")) or ""
+            card = pages.chosen(form)
+            if card is not None and invoice["status"] == "open":
+                problem = pages.pay_invoice(books, invoice, card) or ""
             title = f"Invoice from {books.account['business_profile']['name']}"
             intro = pages.invoice_intro(invoice)
             if invoice["status"] != "open":
@@ -366,6 +452,10 @@ def event(type: str, obj: Json, *, event_id: str = "evt_Simforged", at: datetime
     """The body of a webhook around an object, for tests that make up a delivery."""
     created = int((at or datetime.now(UTC)).timestamp())
     return json.dumps(event_of(type, obj, event_id, created), indent=2).encode()
+
+
+def _too_many() -> Refusal:
+    return Refusal(429, "Too many requests hit the API too quickly.", code="rate_limit")
 
 
 def _parameters(request: Request, body: bytes) -> Json:

@@ -21,7 +21,7 @@ from portal.app import create_app
 from portal.connect import open_gateway
 from portal.db import Database
 from portal.gateways import http
-from portal.gateways.base import Gateway, Ref
+from portal.gateways.base import Gateway, Ref, Snapshot, SubscriptionRecord
 from portal.ids import id_text
 from portal.migrate import upgrade
 from portal.settings import Settings
@@ -131,10 +131,10 @@ class House:
     def deliver(self, headers: Any, body: bytes, path: str | None = None) -> httpx.Response:
         """Post a delivery to the account's own address."""
         wire = [(name.encode(), value.encode("latin-1", "replace")) for name, value in headers]
-        return self.client.post(  # type: ignore[return-value]
+        return self.client.post(
             path or f"/webhooks/{self.account.token}",
             content=body,
-            headers=wire,  # type: ignore[arg-type]
+            headers=wire,
         )
 
     def later(self, **delta: float) -> None:
@@ -165,10 +165,10 @@ class House:
 
     def _belongs(self, row: models.Subscription, email: str) -> None:
         """Where neither webhook nor fetch names an address, the merchant's own list does."""
-        record = sync.SubscriptionRecord(remote_id=row.remote_id, email=email, knows=frozenset({"email"}))
+        record = SubscriptionRecord(remote_id=row.remote_id, email=email, knows=frozenset({"email"}))
 
         def write(db: Any) -> None:
-            sync.apply(db, self.account, sync.Snapshot(as_of=clock.now(), subscriptions=(record,)))
+            sync.apply(db, self.account, Snapshot(as_of=clock.now(), subscriptions=(record,)))
 
         self.database.write_now(write)
 
@@ -241,14 +241,14 @@ class House:
     # Clicking
 
     def get(self, path: str) -> httpx.Response:
-        return self.client.get(path, follow_redirects=False)  # type: ignore[return-value]
+        return self.client.get(path, follow_redirects=False)
 
     def press(self, row: models.Subscription, step: str, wish: str, **form: str) -> httpx.Response:
         """Open a step without JavaScript and press its button."""
         here = f"/customers/subscriptions/{id_text(row.id)}/{step}"
         drawn = self.get(here)
         assert drawn.status_code == 200, drawn.text
-        return self.client.post(  # type: ignore[return-value]
+        return self.client.post(
             here,
             data={"wish": wish, **form},
             headers={"Sec-Fetch-Site": "same-origin"},
@@ -256,7 +256,7 @@ class House:
         )
 
     def post(self, path: str, data: Mapping[str, str] | None = None) -> httpx.Response:
-        return self.client.post(  # type: ignore[return-value]
+        return self.client.post(
             path, data=dict(data or {}), headers={"Sec-Fetch-Site": "same-origin"}, follow_redirects=False
         )
 
@@ -269,13 +269,13 @@ class House:
         if left.status_code == 303:
             return self.visit(left.headers["location"], answer)
         assert left.status_code == 200, left.text
-        return self.visit(*self._by_script(left), answer)  # type: ignore[call-arg]
+        return self.visit(*self._by_script(left), answer)
 
     def _by_script(self, left: httpx.Response) -> tuple[str]:
         """The bare page: what its script would open, told by the simulator."""
         found = re.search(r'data-options="([^"]*)"', left.text)
         assert found
-        opened: str = self.simulator.opened_by_script(html.unescape(found[1]))  # type: ignore[attr-defined]
+        opened: str = self.simulator.opened_by_script(html.unescape(found[1]))
         return (opened,)
 
     def visit(self, url: str, answer: str = "accept") -> str | None:
@@ -317,7 +317,7 @@ class House:
         else:
             kept = dict(self.client.cookies)
             self.client.cookies.clear()  # a browser sends none of ours with a form across sites
-            answer = self.client.post(  # type: ignore[assignment]
+            answer = self.client.post(
                 path, data=dict(form), headers={"Sec-Fetch-Site": "cross-site"}, follow_redirects=False
             )
             self.client.cookies.update(kept)
@@ -369,7 +369,7 @@ def open_house(processor: str, folder: str, variant: str | None = None) -> Itera
     one = simulator(processor, clock.now)
     one.slow_s = 0.0
     posted: list[Delivery] = []
-    one._send = posted.append  # type: ignore[method-assign]
+    one._send = posted.append  # type: ignore[method-assign,assignment]
     with Servers([one]):
         settings = Settings(
             database_url=f"sqlite:///{folder}/{processor}-{secrets.token_hex(4)}.db",

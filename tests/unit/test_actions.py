@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from portal import actions, clock, models, tenancy, work
+from portal import actions, clock, models, offers, tenancy, work
 from portal.db import Database
 from portal.gateways.base import (
     Declined,
@@ -128,8 +128,8 @@ class Scene:
             params,
         )
 
-    def offers(self) -> dict[Any, actions.Offer]:
-        return actions.available(self.row(), self.account, self.portal, clock.now())
+    def offers(self) -> dict[Any, offers.Offer]:
+        return offers.available(self.row(), self.account, self.portal, clock.now())
 
     def row(self) -> models.Subscription:
         return self.database.read_now(lambda db: db.get_one(models.Subscription, self.subscription.id))
@@ -400,7 +400,8 @@ def test_schedule_is_not_risked_when_the_next_charge_is_near(
 def test_new_card_is_checked_until_the_processor_shows_it(scene: Callable[..., Scene]) -> None:
     on = scene()
     done = on.do("update_payment_method")
-    assert done.leave is not None and done.leave.url == "https://checkout.stripe.com/c/pay/1"
+    assert done.leave is not None
+    assert done.leave.url == "https://checkout.stripe.com/c/pay/1"
     return_url = dict(on.gateway.calls)["start_method_update"]
     state = on.state_of(return_url)
     spent = on.database.write_now(actions.spend_state, state, {"session_id": "forged"}, clock.now())

@@ -54,6 +54,12 @@ ABOUT_ACTION = {
     "what": "cancel now",
     "since": NOW,
 }
+NOTE = {
+    "paragraphs": ["ana@example.com asks to pause the coffee box.", "Please answer by 25 Nov 2026."],
+    "quote": "I am away.\nFor two months.",
+    "link": ("/customers/requests", "See your requests"),
+    "reference": "K7M-2QX",
+}
 CONTEXTS: dict[str, dict[str, Any]] = dict.fromkeys(NEEDS, ABOUT_ACTION) | {
     "login": {
         "link": "http://acme.localhost:8000/customers/login/the-token",
@@ -62,15 +68,8 @@ CONTEXTS: dict[str, dict[str, Any]] = dict.fromkeys(NEEDS, ABOUT_ACTION) | {
         "browser": "Firefox on Windows",
     },
     "new_device": {"at": NOW, "browser": "Safari on iPhone"},
-    **dict.fromkeys(
-        ("note", "merchant_note"),
-        {
-            "paragraphs": ["ana@example.com asks to pause the coffee box.", "Please answer by 25 Nov 2026."],
-            "quote": "I am away.\nFor two months.",
-            "link": ("/customers/requests", "See your requests"),
-            "reference": "K7M-2QX",
-        },
-    ),
+    "note": NOTE,
+    "merchant_note": NOTE,
     "payment_failed": {
         "title": "Monthly coffee box",
         "amount": "$24.00",

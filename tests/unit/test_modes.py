@@ -30,7 +30,7 @@ class Successor(FakeGateway):
     async def undo_cancel(self, ref: Ref, key: str) -> Snapshot:
         self.calls.append(("undo_cancel", key))
         assert isinstance(ref.known, SubscriptionRecord)
-        self.paid_until = ref.known.current_period_end
+        self.paid_until = ref.known.current_period_end or clock.now()
         old = self.snapshot().subscriptions[0]
         new = SubscriptionRecord(remote_id="sub_2", status="active", email="ana@example.com")
         return Snapshot(as_of=clock.now(), subscriptions=(old, new))
@@ -300,7 +300,7 @@ class Changing(FakeGateway):
         return Snapshot(as_of=clock.now(), subscriptions=(record,))
 
     async def change_plan(self, ref: Ref, change: Any, return_url: str, key: str) -> Snapshot | Leave:
-        self.calls.append(("change_plan", change["amount"].minor))
+        self.calls.append(("change_plan", str(change["amount"].minor)))
         self.amount = change["amount"].minor
         return self.snapshot()
 
@@ -310,7 +310,7 @@ def test_a_plan_is_changed_to_what_the_list_says_and_proved(scene: Make) -> None
     with pytest.raises(actions.Refused, match="Choose one"):
         on.do("change_plan", params={"plan": "The same"})
     done = on.do("change_plan", params={"plan": "Big box"})
-    assert on.gateway.calls == [("change_plan", 4800)]
+    assert on.gateway.calls == [("change_plan", "4800")]
     assert on.action(done.action_id).phase == "confirmed"
     assert on.row().amount_minor == 4800
 

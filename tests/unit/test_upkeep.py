@@ -32,12 +32,17 @@ def test_rotation_seals_everything_with_the_first_key(database: Database) -> Non
     database.write_now(overlap)
     fresh = new_key()
     assert upkeep.rotate_keys(database, f"{fresh},{MASTER_KEY}") == 3
+
+    def stored(db: Any, account_id: int) -> models.Account:
+        found: models.Account = db.get_one(models.Account, account_id)
+        return found
+
     for number, account in enumerate(accounts):
-        row = database.read_now(lambda db, one=account.id: db.get_one(models.Account, one))
+        row = database.read_now(stored, account.id)
         assert Vault(fresh).open(portal.id, row.id, row.credentials) == {"secret_key": f"sk_{number}"}
         with pytest.raises(VaultError):
             Vault(MASTER_KEY).open(portal.id, row.id, row.credentials)
-    row = database.read_now(lambda db: db.get_one(models.Account, accounts[0].id))
+    row = database.read_now(stored, accounts[0].id)
     assert row.previous_credentials is not None
     assert Vault(fresh).open(portal.id, row.id, row.previous_credentials) == {"secret_key": "sk_before"}
     assert upkeep.rotate_keys(database, fresh) == 3  # and once more, without the old key

@@ -276,7 +276,7 @@ def test_signing_in_asks_about_what_still_goes_on(
 def test_each_job_goes_to_one_worker_only(database: Database) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
-    from portal.actions import enqueue
+    from portal.jobs import enqueue
 
     def fill(db: Any) -> None:
         for number in range(200):

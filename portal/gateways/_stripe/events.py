@@ -34,10 +34,14 @@ def prove(secrets: Sequence[str], headers: Sequence[tuple[str, str]], body: byte
     if len(sent) != 1:
         raise BadSignature("One Stripe-Signature header is needed.")
     parts = [part.strip().partition("=") for part in sent[0].split(",")]
+    if not all(name and value for name, _, value in parts):
+        raise BadSignature("The signature is not written as Stripe writes it.")
     times = [value for name, _, value in parts if name == "t"]
     if len(times) != 1 or not re.fullmatch(r"[0-9]{1,12}", times[0]):
         raise BadSignature("The signature has no time, or several.")
     signatures = [value.encode("utf-8", "replace") for name, _, value in parts if name == "v1"]
+    if not all(len(signature) == 64 for signature in signatures):
+        raise BadSignature("A signature has another length than Stripe's.")
     signed = times[0].encode() + b"." + body
     good = False
     for secret in filter(None, secrets):
@@ -50,22 +54,31 @@ def prove(secrets: Sequence[str], headers: Sequence[tuple[str, str]], body: byte
         raise BadSignature("The signature is too old, or its time lies in the future: is our clock right?")
 
 
-def read(body: bytes, live: bool) -> list[Event]:
-    """The event of a proved body; none for the thin events of API v2 and for those of connected accounts."""
+def read(body: bytes, live: bool | None) -> list[Event]:
+    """The event of a proved body, in the mode of our key where we have one."""
     try:
         said = json.loads(body)
     except (ValueError, RecursionError):
         raise BadSignature("The body is not JSON.") from None
+    try:
+        found = told(said)
+    except ValueError as error:
+        raise BadSignature(str(error)) from error
+    if found and live is not None and said.get("livemode") is not live:
+        raise BadSignature("The event is of the other mode: live and test have secrets of their own.")
+    return found
+
+
+def told(said: Any) -> list[Event]:
+    """The event that an object is; none for the thin events of API v2 and for those of connected accounts."""
     if not isinstance(said, dict):
-        raise BadSignature("The body is not an event.")
+        raise ValueError("The body is not an event.")
     if said.get("object") == "v2.core.event" or said.get("account"):
         return []
     data = as_dict(said.get("data"))
     event_id, kind, one = id_of(said), said.get("type"), data.get("object")
     if not event_id or not isinstance(kind, str) or not isinstance(one, dict):
-        raise BadSignature("The body is not an event.")
-    if said.get("livemode") is not live:
-        raise BadSignature("The event is of the other mode: live and test have secrets of their own.")
+        raise ValueError("The body is not an event.")
     subject = subject_of(kind, one, as_dict(data.get("previous_attributes")))
     kept = {"id": id_of(one), "object": one.get("object"), "customer": id_of(one.get("customer"))}
     return [Event(event_id, kind, subject, shapes.moment(said.get("created")), kept)]

@@ -8,7 +8,7 @@ from typing import Any
 from portal import clock
 from portal.gateways._stripe import shapes
 from portal.gateways._stripe.shapes import as_dict, id_of, rows_of
-from portal.gateways._stripe.wire import Json, Wire
+from portal.gateways._stripe.wire import Json, Wire, legible
 from portal.gateways.base import (
     Declined,
     GatewayError,
@@ -43,15 +43,16 @@ class Reader:
             path, params, read = self._lists()[step]
             page = await self._wire.read(path, limit=100, starting_after=place["after"], **params)
             rows = rows_of(page)
-            records = await read(rows)
+            with legible():
+                found = shapes.snapshot(as_of, await read(rows))
             if page.get("has_more") and rows:
                 place = {"step": step, "after": rows[-1]["id"]}
             elif step == STEPS[-1]:
-                yield Page(shapes.snapshot(as_of, records), None)
+                yield Page(found, None)
                 return
             else:
                 place = {"step": STEPS[STEPS.index(step) + 1], "after": None}
-            yield Page(shapes.snapshot(as_of, records), json.dumps(place))
+            yield Page(found, json.dumps(place))
 
     def _lists(
         self,
@@ -152,7 +153,8 @@ class Reader:
             "invoice": self._invoice,
             "order": self._order,
         }
-        return shapes.snapshot(as_of, await readers[ref.kind](shapes.safe(ref.id)))
+        with legible():
+            return shapes.snapshot(as_of, await readers[ref.kind](shapes.safe(ref.id)))
 
     async def _customer(self, customer_id: str) -> list[Record]:
         """A customer with all subscriptions: a new default method or a discount changes each of them."""

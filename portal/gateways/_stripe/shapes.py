@@ -96,6 +96,7 @@ BRANDS = {
     "cashapp": "Cash App",
     "sepa_debit": "SEPA",
 }
+TEXTS = ("email", "name", "raw_status", "title", "number", "reason", "due_link", "document_url", "page_url")
 
 
 def customer_record(one: Json) -> CustomerRecord:
@@ -163,11 +164,12 @@ def ended(one: Json) -> bool:
 
 
 def ends(one: Json, now: datetime) -> bool:
-    return bool(one.get("cancel_at_period_end")) or (one.get("cancel_at") or 0) > now.timestamp()
+    at = moment(one.get("cancel_at"))
+    return bool(one.get("cancel_at_period_end")) or (at is not None and at > now)
 
 
 def managed(one: Json) -> bool:
-    return bool((one.get("managed_payments") or {}).get("enabled"))
+    return bool(as_dict(one.get("managed_payments")).get("enabled"))
 
 
 def refuse_under_schedule(one: Json) -> None:
@@ -340,6 +342,7 @@ def invoice_record(one: Json, lines: tuple[Line, ...]) -> InvoiceRecord:
         due=money_of(remaining(one), currency) if status in ("open", "overdue") else None,
         subscription=subscription_of(one),
         document=bool(one.get("invoice_pdf")),
+        document_url=one.get("invoice_pdf"),
         page_url=one.get("hosted_invoice_url"),
         lines=lines,
     )
@@ -396,7 +399,8 @@ def order_status(
         payment = payment_status(charge, known)
         if payment:
             return ORDER_OF_PAYMENT[payment]
-    return "open" if session.get("payment_status") == "unpaid" else "paid"
+    settled: dict[str, OrderStatus] = {"unpaid": "open", "paid": "paid", "no_payment_required": "paid"}
+    return settled.get(session.get("payment_status") or "")
 
 
 def bare_order(order: str, payment: PaymentRecord, invoice: Json, lines: tuple[Line, ...]) -> OrderRecord:
@@ -469,7 +473,7 @@ def snapshot(as_of: datetime, records: Iterable[Record]) -> Snapshot:
     """Records of one object are told once, the last word of each."""
     found: dict[tuple[type[Record], str], Any] = {}
     for record in records:
-        found[type(record), record.remote_id] = record
+        found[type(record), record.remote_id] = sound(record)
 
     def of(kind: type[Record]) -> tuple[Any, ...]:
         return tuple(record for (sort, _), record in found.items() if sort is kind)
@@ -483,6 +487,14 @@ def snapshot(as_of: datetime, records: Iterable[Record]) -> Snapshot:
         refunds=of(RefundRecord),
         invoices=of(InvoiceRecord),
     )
+
+
+def sound(record: R) -> R:
+    """The record, where all its texts are texts; ValueError else: then nothing of it can be believed."""
+    for name in TEXTS:
+        if not isinstance(getattr(record, name, None), str | None):
+            raise ValueError(f"{name} is no text")
+    return record
 
 
 def without(record: R, *names: str) -> R:
@@ -513,7 +525,7 @@ def moment(value: Any) -> datetime | None:
 
 def rows_of(value: Any) -> list[Json]:
     rows = value.get("data") if isinstance(value, dict) else value
-    return rows if isinstance(rows, list) else []
+    return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
 
 
 def as_dict(value: Any) -> Json:

@@ -6,8 +6,9 @@ import re
 import ssl
 import threading
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -15,9 +16,9 @@ from urllib.parse import urljoin
 
 import httpx2 as httpx
 
+from portal.gateways import http
 from portal.gateways.base import Declined, Gateway, GatewayError, Gone, Unavailable
 from portal.gateways.capabilities import facts
-from portal.gateways.http import CONNECT_S, PATIENT_S, READ_S, TOTAL_S, breaker
 
 if TYPE_CHECKING:
     import stripe
@@ -27,6 +28,7 @@ Json = dict[str, Any]
 API, VERSION = "api.stripe.com", "2026-10-28.endive"
 RATE_LIMIT_REST_S, LOCK_REST_S = 2.0, 2.0
 MAX_FILE = 20 * 1024 * 1024
+TRIES = 3  # of a read
 NEXT_KEYS = ("", "-b", "-c", "-d")  # what follows a key whose answer Stripe keeps as a 500
 
 # Threads of its own, so that a slow Stripe holds up nobody else's.
@@ -62,7 +64,6 @@ class Wire:
         self._gateway = gateway
         self._key = key
         self._base = gateway.base(API)
-        self._total = PATIENT_S if gateway.patient else TOTAL_S
         self._sdk: stripe.StripeClient | None = None
         self._http: httpx.Client | None = None
         self._making = threading.Lock()
@@ -70,6 +71,15 @@ class Wire:
     async def aclose(self) -> None:
         if self._http is not None:
             await asyncio.get_running_loop().run_in_executor(_callers, self._http.close)
+
+    @property
+    def _total(self) -> float:
+        return http.PATIENT_S if self._gateway.patient else http.TOTAL_S
+
+    def _timeout(self) -> httpx.Timeout:
+        """The time-outs of one call, which are those of all adapters at that moment."""
+        read = self._total if self._gateway.patient else http.READ_S
+        return httpx.Timeout(read, connect=http.CONNECT_S)
 
     async def all(self, path: str, **params: Any) -> AsyncIterator[Json]:
         """All rows of a list, newest first."""
@@ -86,11 +96,12 @@ class Wire:
     async def read(self, path: str, method: str = "get", **params: Any) -> Json:
         """A call without effect: tried twice more where Stripe does not advise against it, in the time of one."""
         end = time.monotonic() + self._total
-        for wait in (0.2, 0.4, 0.0):
+        for attempt in range(TRIES):
+            wait, last = http.PAUSE_S * 2**attempt, attempt + 1 == TRIES
             try:
                 return await self.send(method, path, params, within=end - time.monotonic())
             except Refusal as refusal:
-                if not wait or not refusal.worth_another_try or time.monotonic() + wait >= end:
+                if last or not refusal.worth_another_try or time.monotonic() + wait >= end:
                     raise error_of(refusal, writes=False) from refusal
             await asyncio.sleep(wait)
         raise AssertionError("unreachable")
@@ -109,7 +120,7 @@ class Wire:
     async def send(
         self, method: str, path: str, params: Json, key: str | None = None, within: float | None = None
     ) -> Json:
-        guard = breaker("stripe", self._base)
+        guard = http.breaker("stripe", self._base)
         guard.guard()
         given = {name: value for name, value in params.items() if value is not None and value != []}
         if key:
@@ -132,12 +143,12 @@ class Wire:
         import stripe
 
         try:
-            answer = self._client().raw_request(method, path, **params).data
+            answer: Json = self._client().raw_request(method, path, **params).data
         except stripe.StripeError as error:
             reached = not isinstance(error.__cause__, httpx.ConnectError | httpx.ConnectTimeout)
             refusal = Refusal(error.http_status or 0, _said(error.json_body), error.headers or {}, reached)
             raise refusal from None  # its own text may hold a key
-        if not isinstance(answer, dict):
+        if not _is_whole(answer):
             raise Refusal(502)
         return answer
 
@@ -149,24 +160,20 @@ class Wire:
             if self._sdk is None:
                 # Its lines hold whole addresses, and so e-mails.
                 logging.getLogger("stripe").setLevel(logging.WARNING)
-                read = self._total if self._gateway.patient else READ_S
-                timeout = httpx.Timeout(read, connect=CONNECT_S)
-                self._http = httpx.Client(
-                    verify=_tls(), timeout=timeout, trust_env=False, follow_redirects=False
-                )
+                self._http = httpx.Client(verify=_tls(), trust_env=False, follow_redirects=False)
                 here = self._base
                 self._sdk = stripe.StripeClient(
                     self._key,
                     stripe_version=VERSION,
                     base_addresses={"api": here, "files": here, "connect": here, "meter_events": here},
                     max_network_retries=0,
-                    http_client=_transport(self._http, self._total),
+                    http_client=_transport(self._http, self),
                 )
             return self._sdk
 
     async def file(self, url: str) -> bytes:
         """A PDF of Stripe's, from its own hosts only, redirects included."""
-        timeout = httpx.Timeout(READ_S, connect=CONNECT_S)
+        timeout = httpx.Timeout(http.READ_S, connect=http.CONNECT_S)
         try:
             async with (
                 asyncio.timeout(self._total),
@@ -192,7 +199,7 @@ def _tls() -> ssl.SSLContext:
     return httpx.create_ssl_context(trust_env=False)
 
 
-def _transport(client: httpx.Client, total: float) -> "stripe.HTTPClient":
+def _transport(client: httpx.Client, wire: Wire) -> "stripe.HTTPClient":
     """The SDK's way to the network: fixed time-outs, no proxy of the environment, no redirects."""
     import stripe
 
@@ -208,12 +215,11 @@ def _transport(client: httpx.Client, total: float) -> "stripe.HTTPClient":
             *,
             _usage: list[str] | None = None,
         ) -> tuple[str, int, Mapping[str, str]]:
-            end = time.monotonic() + total
+            end = time.monotonic() + wire._total
             received = bytearray()
+            sent: Json = {"headers": dict(headers or {}), "content": post_data or None}
             try:
-                with client.stream(
-                    method, url, headers=dict(headers or {}), content=post_data or None
-                ) as answer:
+                with client.stream(method, url, timeout=wire._timeout(), **sent) as answer:
                     for chunk in answer.iter_bytes():
                         received += chunk
                         if time.monotonic() > end:
@@ -226,6 +232,43 @@ def _transport(client: httpx.Client, total: float) -> "stripe.HTTPClient":
             client.close()
 
     return Transport()
+
+
+def _is_whole(answer: object) -> bool:
+    """Whether an answer is an object of Stripe's, or a list of them: each says what it is, or which."""
+    rows = answer.get("data") if isinstance(answer, dict) else None
+    found = rows if isinstance(rows, list) else [answer]
+    return all(
+        isinstance(one, dict) and any(isinstance(one.get(name), str) for name in ("id", "object"))
+        for one in found
+    )
+
+
+@contextmanager
+def half_way(begun: bool) -> Iterator[None]:
+    """Once a part has had its effect, nobody may say any more that nothing was changed."""
+    try:
+        yield
+    except Unavailable as error:
+        if not begun or error.sent:
+            raise
+        raise Unavailable(
+            "A part of this is done at Stripe; we are looking how it stands.",
+            error.hint,
+            error.retry_after,
+            sent=True,
+        ) from error
+
+
+@contextmanager
+def legible() -> Iterator[None]:
+    """Where something in an answer is not what Stripe writes there, the answer says nothing."""
+    try:
+        yield
+    except (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError) as error:
+        raise Unavailable(
+            "Stripe does not answer at the moment.", f"Its answer makes no sense: {type(error).__name__}."
+        ) from error
 
 
 def _said(body: object) -> Json:

@@ -102,6 +102,19 @@ def _next_due(books: Books, one: Json) -> tuple[int, Happening] | None:
     return moment, happen
 
 
+def fall_due(books: Books, one: Json) -> None:
+    """Let the period that runs, or the trial, end now."""
+    now = books.now
+    for item in one["items"]:
+        item["current_period_end"] = now
+    for line in books.objects[one["latest_invoice"]]["lines"]:
+        line["period"]["end"] = min(line["period"]["end"], now)
+    if one["status"] == "trialing":
+        one["trial_end"] = now
+    one["billing_cycle_anchor"] = now
+    advance(books, one, now)
+
+
 def _resume_collection(books: Books, one: Json, at: int) -> None:
     books.change(one, "customer.subscription.updated", at, pause_collection=None)
 

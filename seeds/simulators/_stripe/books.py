@@ -204,8 +204,8 @@ class Books:
     # Links that live for a while
 
     def link_token(self, object_id: str) -> str:
-        """A token for a page or file of an object, counted from now."""
-        issued = self.now
+        """A token for a page or file of an object, counted from today; the same all day long."""
+        issued = self.now // DAY * DAY
         return f"test_{object_id}_{issued:x}_{self._seal(object_id, issued)}"
 
     def linked(self, token: str) -> Json | None:
@@ -238,9 +238,10 @@ class Books:
         ]
         event = event_of(kind, self.shown(one), self.new_id("event"), created, before, self.request)
         event["pending_webhooks"] = len(wanted_by)
-        event["_delivered"] = self.looking_back or self.simulator.mode != "lose_webhooks"
+        past = self.looking_back or self.simulator.quiet
+        event["_delivered"] = past or self.simulator.mode != "lose_webhooks"
         self.put(event)
-        if self.looking_back:
+        if past:
             return
         body = json.dumps(_public(event), indent=2).encode()
         for endpoint in wanted_by:

@@ -1,6 +1,7 @@
 """Stripe's own pages, with real buttons that need no script: Checkout, portal, hosted invoice, receipt; and files."""
 
 import html
+from collections.abc import Mapping
 from typing import Any
 
 from seeds.simulators._stripe import billing, shapes
@@ -51,14 +52,22 @@ def card_form(title: str, intro: str, save: str, back: str | None, problem: str 
         for last4, (_, words, _, _) in CARDS.items()
     )
     alert = f'<p class="alert" role="alert">{_safe(problem)}</p>' if problem else ""
+    refuse = '<button class="quiet" name="action" value="decline" data-test="decline">Let it fail</button>'
     leave = (
-        f'<button class="quiet" name="action" value="back">{_safe(back)}</button>' if back is not None else ""
+        f'<button class="quiet" name="action" value="back" data-test="back">{_safe(back)}</button>'
+        if back is not None
+        else ""
     )
     return document(
         title,
         f'{intro}{alert}<form method="post"><fieldset><legend>Card</legend>{choices}</fieldset>'
-        f'<button name="action" value="save">{_safe(save)}</button>{leave}</form>',
+        f'<button name="action" value="save" data-test="accept">{_safe(save)}</button>{refuse}{leave}</form>',
     )
+
+
+def chosen(form: Mapping[str, str]) -> str | None:
+    """The card with which somebody goes on; one of the buttons takes the one that is declined. None: they do not."""
+    return {"save": form.get("card", ""), "decline": "0002"}.get(form.get("action", ""))
 
 
 def checkout_intro(books: Books, session: Json) -> str:

@@ -356,13 +356,7 @@ class Account:
             method = billing.method_for(books, one)
             if method is not None:
                 method["_declines"] = decline_code
-            now = books.now
-            for item in one["items"]:
-                item["current_period_end"] = now
-            for line in books.objects[one["latest_invoice"]]["lines"]:
-                line["period"]["end"] = min(line["period"]["end"], now)
-            one["billing_cycle_anchor"] = now
-            billing.advance(books, one, now)
+            billing.fall_due(books, one)
             return str(one["latest_invoice"])
 
     def pause_collection(

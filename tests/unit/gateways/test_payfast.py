@@ -14,16 +14,20 @@ import httpx2 as httpx
 import pytest
 
 from portal import clock
+from portal.gateways._payfast import api_signature, php_urlencode, read_tokens_csv
 from portal.gateways.base import (
     BadSignature,
     Declined,
     Event,
+    Failure,
     Gone,
     Interval,
     Leave,
     Method,
     NextPayment,
+    OrderRecord,
     Page,
+    PaymentRecord,
     Record,
     Ref,
     Snapshot,
@@ -32,7 +36,7 @@ from portal.gateways.base import (
     Unsupported,
 )
 from portal.gateways.capabilities import Circumstances, disagreements, facts
-from portal.gateways.payfast import Adapter, api_signature, php_urlencode, read_tokens_csv
+from portal.gateways.payfast import Adapter
 from portal.money import Money
 from seeds.simulators.harness import Servers
 from seeds.simulators.payfast import Merchant, Simulator, validator
@@ -988,6 +992,151 @@ def test_event_of_no_interest_asks_nothing() -> None:
     gateway, wire = make_gateway()
     assert asyncio.run(gateway.refetch(verify(signed([("hello", "world")])))) is None
     assert wire.asked == []
+
+
+# One object or one notice by itself
+
+FETCHED = {"code": 200, "status": "success", "data": {"response": make_subscription(), "message": "Success"}}
+
+
+@pytest.mark.parametrize("said", [FETCHED, {"response": make_subscription()}, make_subscription()])
+def test_a_subscription_is_read_with_and_without_its_envelope_as_a_fetch_reads_it(
+    said: dict[str, Any],
+) -> None:
+    record = Adapter.read("subscription", said)
+    assert record == read(fetched())
+    assert record.remote_id == TOKEN
+
+
+def test_an_agreement_is_read() -> None:
+    record = Adapter.read("subscription", {"status": 1, "status_text": "ACTIVE", "token": TOKEN})
+    assert isinstance(record, SubscriptionRecord)
+    assert (record.object, record.status) == ("agreement", "active")
+
+
+QUERIED = {"pf_payment_id": 1089250, "m_payment_id": "SO-7", "status": "FAILED", "amount": 12000}
+QUERIED |= {"cc_status": "51", "cc_message": "Not sufficient funds (51)"}
+
+
+def test_a_payment_is_read_from_the_answer_of_a_query() -> None:
+    record = Adapter.read("payment", json.loads(envelope(QUERIED).content))
+    assert isinstance(record, PaymentRecord)
+    assert (record.remote_id, record.status, record.raw_status) == ("1089250", "failed", "FAILED")
+    assert (record.amount, record.order) == (Money(12000, "ZAR"), "SO-7")
+    assert record.failure == Failure("51", "Not sufficient funds (51)")
+
+
+def test_a_payment_is_read_from_an_itn_in_rand() -> None:
+    record = Adapter.read("payment", dict(make_itn()) | {"signature": "0" * 32})
+    assert isinstance(record, PaymentRecord)
+    assert (record.remote_id, record.status, record.amount) == ("1089250", "paid", Money(12000, "ZAR"))
+    assert (record.email, record.subscription, record.order) == ("thandi@example.org", TOKEN, "SO-7")
+
+
+def test_an_order_is_read_from_an_itn_and_from_a_query() -> None:
+    told, asked = Adapter.read("order", dict(one_off())), Adapter.read("order", QUERIED)
+    assert isinstance(told, OrderRecord)
+    assert isinstance(asked, OrderRecord)
+    assert (told.remote_id, told.status, told.amount) == ("SO-7", "paid", Money(12000, "ZAR"))
+    assert (asked.remote_id, asked.status, asked.amount) == ("SO-7", "failed", Money(12000, "ZAR"))
+
+
+@pytest.mark.parametrize("pairs", [make_itn(), make_itn(payment_status="CANCELLED"), make_notice()])
+def test_an_event_is_read_as_the_delivery_is(pairs: list[tuple[str, str]]) -> None:
+    (event,) = Adapter.read("event", dict(pairs) | {"signature": "0" * 32})  # type: ignore[misc]
+    proved = verify(signed(pairs))
+    assert (event.id, event.type, event.subject) == (proved.id, proved.type, proved.subject)
+    assert event.body["pairs"] == proved.body["pairs"]
+
+
+@pytest.mark.parametrize("kind", ["customer", "refund", "invoice"])
+def test_payfast_has_no_such_kind(kind: Any) -> None:
+    with pytest.raises(Unsupported, match=kind):
+        Adapter.read(kind, make_subscription())
+
+
+NOTHING: list[Any] = [
+    None,
+    7,
+    "text",
+    [],
+    {},
+    {"nothing": "of the kind"},
+    {"token": [1], "status_text": {}},
+    {"data": {"response": True}},
+    {"data": {"response": 4, "message": f"{TOKEN} is not in a valid state"}},
+    {"response": "Date,Type"},
+    {"pf_payment_id": None, "payment_status": "COMPLETE"},
+    {"type": "", "payment_status": ""},
+]
+
+
+@pytest.mark.parametrize("kind", ["subscription", "payment", "order", "event"])
+@pytest.mark.parametrize("said", NOTHING, ids=repr)
+def test_what_is_no_object_of_payfasts_is_a_clear_value_error(kind: Any, said: Any) -> None:
+    if kind == "event" and isinstance(said, dict) and said.get("payment_status"):
+        assert Adapter.read(kind, said)[0].subject is None  # type: ignore[index]
+        return
+    with pytest.raises(ValueError, match=r"^[A-Z].*") as caught:
+        Adapter.read(kind, said)
+    assert TOKEN not in str(caught.value)
+
+
+def test_the_end_of_a_subscription_is_no_payment() -> None:
+    with pytest.raises(ValueError, match="books nothing"):
+        Adapter.read("payment", dict(make_itn(payment_status="CANCELLED")))
+
+
+@pytest.mark.parametrize("given", [{}, {"passphrase": KEYS["passphrase"]}, {"merchant_id": "10012345"}])
+def test_any_subset_of_the_credentials_makes_an_adapter(given: dict[str, str]) -> None:
+    gateway = Adapter(given)
+    if "passphrase" in given:
+        assert gateway.verify([], signed(make_itn()), NOW)[0].subject == Ref("payment", "1089250")
+    else:
+        with pytest.raises(BadSignature):
+            gateway.verify([], signed(make_itn()), NOW)
+
+
+def test_a_trial_that_our_rows_know_stays_one_until_its_day() -> None:
+    known = Ref("subscription", TOKEN, SubscriptionRecord(remote_id=TOKEN, status="trialing"))
+    for changes, status in (({"cycles_complete": 0}, "trialing"), ({"cycles_complete": 1}, "active")):
+        gateway, _ = make_gateway(fetched(**changes))
+        assert asyncio.run(gateway.fetch(known)).subscriptions[0].status == status
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        envelope({}),
+        envelope({"status_text": 7.5, "run_date": [], "amount": "many", "frequency": {}}),
+        httpx.Response(200, json={"code": "seven", "status": 7, "data": {"response": {}}}),
+        httpx.Response(200, json={"code": 200, "status": "perhaps", "data": {"response": True}}),
+    ],
+)
+def test_garbage_is_one_of_the_five_errors_or_a_record_that_says_less(answer: httpx.Response) -> None:
+    gateway, _ = make_gateway(answer)
+    try:
+        (record,) = asyncio.run(gateway.fetch(SUBSCRIPTION)).subscriptions
+    except Unavailable:
+        return
+    assert not {"status", "amount", "interval", "next_payment"} & knows(record)
+
+
+def test_an_unknown_word_of_the_envelope_after_a_write_may_have_had_its_effect() -> None:
+    odd = httpx.Response(200, json={"code": 200, "status": "perhaps", "data": {"response": True}})
+    gateway, _ = make_gateway(fetched(), odd)
+    with pytest.raises(Unavailable) as caught:
+        asyncio.run(gateway.cancel_now(SUBSCRIPTION, "key"))
+    assert caught.value.sent
+
+
+@pytest.mark.parametrize("transactions", [None, 7, "text", [7], [{"type": "Refund"}], {}])
+def test_refunds_that_make_no_sense_are_none(transactions: Any) -> None:
+    gateway, _ = make_gateway(
+        envelope({"status": "COMPLETE", "amount": 9800}), envelope({"transactions": transactions})
+    )
+    (payment,) = asyncio.run(gateway.fetch(Ref("payment", "1"))).payments
+    assert (payment.status, payment.refunded) == ("paid", Money(0, "ZAR"))
 
 
 # The report

@@ -760,7 +760,7 @@ Wish = Callable[[Gateway, Ref], Coroutine[Any, Any, Any]]
 def test_an_answer_that_never_comes_is_unknown_and_the_retry_finds_it_done(
     shop: Account, monkeypatch: pytest.MonkeyPatch, wish: Wish, status: str
 ) -> None:
-    monkeypatch.setattr("portal.gateways._stripe.wire.READ_S", 0.5)
+    monkeypatch.setattr("portal.gateways.http.READ_S", 0.5)
     ref = box(shop)
     shop.simulator.fail_next = ["", "timeout_after"]
     caught = failure(shop, lambda stripe: wish(stripe, ref))
@@ -776,7 +776,7 @@ def test_an_answer_that_never_comes_is_unknown_and_the_retry_finds_it_done(
 def test_a_call_that_is_lost_on_the_way_is_unknown_and_the_retry_does_it(
     shop: Account, monkeypatch: pytest.MonkeyPatch, wish: Wish, status: str
 ) -> None:
-    monkeypatch.setattr("portal.gateways._stripe.wire.READ_S", 0.5)
+    monkeypatch.setattr("portal.gateways.http.READ_S", 0.5)
     ref = box(shop)
     shop.simulator.fail_next = ["", "drop"]
     caught = failure(shop, lambda stripe: wish(stripe, ref))
@@ -835,7 +835,7 @@ def test_a_payment_whose_answer_never_comes_is_made_once(
     shop.fail_renewal(ref.id)
     leave = leave_for_card(shop, ref)
     save_card(leave, "4444")
-    monkeypatch.setattr("portal.gateways._stripe.wire.READ_S", 0.5)
+    monkeypatch.setattr("portal.gateways.http.READ_S", 0.5)
     shop.simulator.fail_next = ["", "", "", "", "timeout_after"]
     caught = failure(shop, lambda stripe: stripe.finish_method_update(ref, leave.state, {}))
     assert isinstance(caught, Unavailable)

@@ -26,8 +26,11 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.testclient import TestClient
 
+from portal.gateways import facts
+from portal.gateways.base import BadSignature
+from portal.gateways.payfast import Adapter
 from seeds.simulators import payfast
-from seeds.simulators.harness import Harness, Servers, simulator
+from seeds.simulators.harness import Forgery, Harness, Sample, Servers, Situation, simulator
 from seeds.simulators.payfast import Merchant, Simulator, validator
 from tests.conftest import SHARED
 
@@ -1117,7 +1120,7 @@ def test_card_page_is_a_form_that_works_without_javascript(client: TestClient, l
     assert answer.status_code == 200
     found = Page(answer)
     found.assert_accessible()
-    assert found.texts["button"] == ["Save card", "Cancel and go back"]
+    assert found.texts["button"] == ["Save card", "Let the bank refuse", "Cancel and go back"]
     assert {field["value"] for field in found.all("input")} == set(payfast.CARDS)
     assert found.texts["legend"] == ["Test card"]
     assert token not in answer.text
@@ -1188,13 +1191,17 @@ def test_refused_card_stays_on_the_page_with_a_reason(
     found = Page(answer)
     found.assert_accessible()
     assert any(one.get("role") == "alert" for one in found.all("p"))
-    assert found.texts["button"] == ["Save card", "Cancel and go back"]
+    assert found.texts["button"] == ["Save card", "Let the bank refuse", "Cancel and go back"]
     assert live.get(token).card == "Visa ending in 4242"
 
 
 def test_card_page_without_return_address_ends_there(client: TestClient, live: Merchant) -> None:
     token = tea(live)
-    assert Page(client.get(f"/eng/recurring/update/{token}")).texts["button"] == ["Save card", "Cancel"]
+    assert Page(client.get(f"/eng/recurring/update/{token}")).texts["button"] == [
+        "Save card",
+        "Let the bank refuse",
+        "Cancel",
+    ]
     saved = client.post(f"/eng/recurring/update/{token}", data={"card": "visa", "do": "save"})
     assert saved.status_code == 200
     Page(saved).assert_accessible()
@@ -1279,7 +1286,7 @@ def test_checkout_takes_a_payment_tells_the_shop_and_goes_back(client: TestClien
     place = open_checkout(client, checkout())
     found = Page(client.get(place))
     found.assert_accessible()
-    assert found.texts["button"] == ["Pay R120.00", "Cancel and go back"]
+    assert found.texts["button"] == ["Pay R120.00", "Let the bank refuse", "Cancel and go back"]
     answer = client.post(place, data={"card": "visa", "do": "save"})
     assert (answer.status_code, answer.headers["location"]) == (303, "https://shop.example/thanks")
     told = itns(live)[-1]
@@ -1680,3 +1687,259 @@ def test_every_operation_keeps_to_the_whole_contract(
         caller("PUT", f"/subscriptions/{token}/cancel")
         caller("PUT", f"/subscriptions/{token}/cancel")
     assert sim.problems == []
+
+
+# What demo and contract suite ask of it
+
+DEMO, STRANGER, SCHEDULED, TRYOUT = payfast.SAMPLES
+HOOK = "https://acme.example/webhooks/1"
+
+
+@pytest.fixture
+def opened(sim: Simulator) -> Simulator:
+    for sample in sim.samples():
+        sim.open(sample, HOOK)
+    return sim
+
+
+def adapter(sample: Sample) -> Adapter:
+    return Adapter(sample.credentials)
+
+
+@pytest.mark.parametrize("sample", payfast.SAMPLES, ids=lambda sample: sample.label)
+def test_samples_are_what_the_settings_form_takes(sample: Sample) -> None:
+    fields = {field.name: field for field in facts("payfast").credentials}
+    assert {name for name, field in fields.items() if field.required} <= set(sample.credentials)
+    for name, value in sample.credentials.items():
+        assert re.fullmatch(fields[name].pattern, value), name
+    assert set(sample.options) <= set(facts("payfast").options)
+
+
+def test_samples_have_ids_and_passphrases_of_their_own() -> None:
+    for name in ("merchant_id", "passphrase"):
+        assert len({sample.credentials[name] for sample in payfast.SAMPLES}) == len(payfast.SAMPLES)
+
+
+def test_opening_an_account_again_empties_it_and_no_other(opened: Simulator) -> None:
+    opened.fill(DEMO)
+    theirs = opened.stage(STRANGER, "sipho@example.com", Situation())
+    opened.open(DEMO, HOOK)
+    mine = opened.account(DEMO.credentials["merchant_id"])
+    assert (mine.payments(), opened.past_deliveries(DEMO)) == ([], [])
+    assert list(opened.subscriptions) == [theirs]
+
+
+def test_filling_sends_nothing_and_tells_it_all_by_past_deliveries(opened: Simulator) -> None:
+    opened.fill(DEMO)
+    assert opened.sent == []
+    told = opened.past_deliveries(DEMO)
+    assert len(told) == len(opened.notifications) > 20
+    gateway = adapter(DEMO)
+    kinds = {event.type for headers, body in told for event in gateway.verify(headers, body, NOW)}
+    assert kinds == {"COMPLETE", "CANCELLED"}
+
+
+def test_noor_has_an_active_subscription_and_a_paid_order(opened: Simulator) -> None:
+    opened.fill(DEMO)
+    (hers,) = [one for one in opened.subscriptions.values() if one.order.email == "noor@example.com"]
+    assert hers.state == "active"
+    orders = [one for one in opened.payments.values() if one.order.email == "noor@example.com"]
+    assert [one.token for one in orders].count(None) == 1
+
+
+@pytest.mark.parametrize("sample", [DEMO, TRYOUT], ids=["live", "sandbox"])
+def test_the_processors_own_customer_has_a_subscription_of_every_state(
+    opened: Simulator, sample: Sample
+) -> None:
+    opened.fill(sample)
+    mine = [one for one in opened.subscriptions.values() if one.order.email == "payfast@example.com"]
+    assert {one.state for one in mine} == {"active", "paused", "locked", "cancelled", "complete"}
+    assert {one.kind for one in mine} == {1, 2}
+    assert any(one.failing and one.state == "active" for one in mine)
+    assert any(one.cycles_complete == 0 and one.kind == 1 for one in mine)
+    payments = [one for one in opened.payments.values() if one.order.email == "payfast@example.com"]
+    assert {"COMPLETE", "FAILED"} == {one.status for one in payments}
+    assert any(one.refunds for one in payments) is (sample is DEMO)
+
+
+STATES = {
+    "active": "active",
+    "trialing": "active",
+    "past_due": "active",
+    "paused": "paused",
+    "cancelled": "cancelled",
+    "expired": "complete",
+}
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_a_staged_subscription_is_so_and_is_told(opened: Simulator, state: str) -> None:
+    token = opened.stage(DEMO, "thandi@example.com", Situation(state))
+    assert token is not None
+    one = opened.get(token)
+    assert (one.state, one.kind, one.order.email) == (STATES[state], 1, "thandi@example.com")
+    assert (one.attempts > 0) is (state == "past_due")
+    standing = opened.standing(token)
+    assert standing.charges is (state in ("active", "trialing", "past_due"))
+    assert standing.amount == 12000
+    assert {delivery.url for delivery in opened.sent} == {HOOK}
+    for delivery in opened.sent:
+        (event,) = adapter(DEMO).verify(list(delivery.headers.items()), delivery.body, NOW)
+        assert dict(event.body["pairs"])["token"] == token
+
+
+@pytest.mark.parametrize(
+    ("sample", "situation"),
+    [
+        (DEMO, Situation("active", object="agreement")),
+        (DEMO, Situation("cancelled", object="agreement")),
+        (DEMO, Situation("past_due", due=True)),
+        (DEMO, Situation("active", method="card", token=False)),
+        (TRYOUT, Situation("active", object="sandbox")),
+        (TRYOUT, Situation("active", object="sandbox_agreement")),
+    ],
+)
+def test_sorts_and_methods_of_the_facts_can_be_staged(
+    opened: Simulator, sample: Sample, situation: Situation
+) -> None:
+    token = opened.stage(sample, "thandi@example.com", situation)
+    assert token is not None
+    assert opened.get(token).kind == (2 if "agreement" in (situation.object or "") else 1)
+
+
+@pytest.mark.parametrize(
+    "situation",
+    [
+        Situation("incomplete"),
+        Situation("cancels_at_period_end"),
+        Situation("active", due=True),
+        Situation("past_due", due=False),
+        Situation("active", method="wallet"),
+        Situation("active", token=True),
+        Situation("active", object="sandbox"),
+        Situation("paused", object="agreement"),
+    ],
+)
+def test_what_payfast_cannot_have_is_not_staged(opened: Simulator, situation: Situation) -> None:
+    assert opened.stage(DEMO, "thandi@example.com", situation) is None
+    assert opened.sent == []
+
+
+def test_nobody_knows_an_unknown_token(opened: Simulator) -> None:
+    with pytest.raises(KeyError):
+        opened.standing("nobody")
+
+
+@pytest.mark.parametrize("state", ["active", "cancelled", "expired"])
+def test_a_charge_is_one_payment_more_and_one_itn(opened: Simulator, state: str) -> None:
+    token = opened.stage(DEMO, "thandi@example.com", Situation(state))
+    assert token is not None
+    before, told = opened.standing(token), len(opened.sent)
+    opened.charge(token)
+    after = opened.standing(token)
+    assert (after.payments, len(opened.sent)) == (before.payments + 1, told + 1)
+    assert after.charges == before.charges
+    assert b"payment_status=COMPLETE" in opened.sent[-1].body
+
+
+def test_a_charge_that_fails_is_tried_again_the_next_day(opened: Simulator, clock: Clock) -> None:
+    token = opened.stage(DEMO, "thandi@example.com", Situation())
+    assert token is not None
+    before = opened.standing(token)
+    opened.charge(token, succeeds=False)
+    assert opened.standing(token) == before
+    assert opened.get(token).attempts == 1
+    clock.at += timedelta(days=1, hours=1)
+    opened.tick()
+    assert opened.standing(token).payments == before.payments + 1
+
+
+def test_an_agreement_is_charged_by_the_shop(opened: Simulator) -> None:
+    token = opened.stage(DEMO, "thandi@example.com", Situation(object="agreement"))
+    assert token is not None
+    opened.charge(token)
+    assert opened.standing(token).payments == 2
+
+
+def test_plans_differ_from_what_is_staged(opened: Simulator) -> None:
+    for plan in opened.plans(DEMO):
+        assert (plan["minor"], plan["unit"]) != (12000, "month")
+        assert (plan["plan"], plan["currency"]) == (None, "ZAR")
+
+
+def is_believed(gateway: Adapter, forgery: Forgery) -> bool:
+    try:
+        gateway.verify(forgery.headers, forgery.body, NOW)
+    except BadSignature:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("state", ["active", "cancelled"])
+def test_every_forgery_of_a_true_itn_is_refused_and_the_itn_is_not(opened: Simulator, state: str) -> None:
+    opened.stage(DEMO, "thandi@example.com", Situation(state))
+    delivery = opened.sent[-1]
+    gateway = adapter(DEMO)
+    assert gateway.verify(list(delivery.headers.items()), delivery.body, NOW)
+    forgeries = opened.forgeries(DEMO, delivery)
+    assert len(forgeries) >= 25
+    assert len({one.what for one in forgeries}) == len(forgeries)
+    assert [one.what for one in forgeries if is_believed(gateway, one)] == []
+
+
+def test_what_is_not_signed_has_no_proof_to_spoil(opened: Simulator) -> None:
+    shop = opened.account(DEMO.credentials["merchant_id"])
+    shop.habits.trial_notices = "json"
+    opened.stage(DEMO, "thandi@example.com", Situation("trialing"))
+    shop.simulator.advance(next(iter(opened.subscriptions.values())), NOW + timedelta(days=5))
+    notice = opened.sent[-1]
+    assert notice.headers["content-type"] == "application/json"
+    assert (opened.proof_of(notice), opened.forgeries(DEMO, notice)) == (None, [])
+
+
+def test_refused_keys_and_limits_are_told_in_the_envelope(shop: Shop, live: Merchant, sim: Simulator) -> None:
+    sim.switch("refused_keys")
+    answer = shop("GET", "/transactions/history")
+    assert (answer.status_code, answer.json()["code"], answer.json()["status"]) == (401, 401, "failed")
+    sim.switch("ok")
+    sim.fail_next = ["429:7"]
+    answer = shop("GET", "/transactions/history")
+    assert (answer.status_code, answer.headers["retry-after"]) == (429, "7")
+    assert answer.json()["data"]["message"].startswith("Signature rate limit reached")
+
+
+@pytest.mark.parametrize(
+    ("method", "what", "body"),
+    [("PUT", "cancel", None), ("PUT", "pause", {"cycles": 1}), ("PATCH", "update", {"amount": 15000})],
+)
+def test_decline_mode_refuses_changes_for_a_business_reason(
+    shop: Shop, live: Merchant, sim: Simulator, method: str, what: str, body: dict[str, Any] | None
+) -> None:
+    token = tea(live)
+    before = copy.deepcopy(live.get(token))
+    sim.switch("decline")
+    headers = {} if body else {"content-length": "0"}
+    answer = shop(method, f"/subscriptions/{token}/{what}", body, headers=headers)
+    assert (answer.status_code, answer.json()["data"]["response"]) == (400, 4)
+    assert live.get(token) == before
+
+
+def test_only_states_are_spoiled_by_an_unknown_word(shop: Shop, live: Merchant, sim: Simulator) -> None:
+    token = tea(live)
+    sim.fail_next = ["unknown_status"]
+    answer = shop("GET", f"/subscriptions/{token}/fetch").json()
+    assert (answer["status"], answer["data"]["response"]["status_text"]) == ("success", "a_word_of_tomorrow")
+
+
+def test_buttons_of_hosted_pages_can_be_found_and_another_card_is_chosen_already(
+    client: TestClient, live: Merchant
+) -> None:
+    token = tea(live)
+    shown = client.get(card_address(token)).text
+    assert re.findall(r'data-test="([a-z]+)"', shown) == ["accept", "decline", "back"]
+    assert re.findall(r'value="([a-z]+)" checked', shown) == ["mastercard"]
+    refused = client.post(card_address(token), data={"card": "mastercard", "do": "decline"})
+    assert refused.status_code == 422
+    assert live.get(token).card == "Visa ending in 4242"
+    client.post(card_address(token), data={"card": "mastercard", "do": "save"})
+    assert re.findall(r'value="([a-z]+)" checked', client.get(card_address(token)).text) == ["visa"]
