@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 from pytest_socket import socket_allow_hosts
@@ -31,23 +30,9 @@ def pytest_report_header(config: pytest.Config) -> str:
     return f"databases: {config.getoption('--db')}"
 
 
-@pytest.hookimpl(tryfirst=True)  # before the plugin that reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Browser tests last: once Playwright has begun, its event loop runs in this thread, where no other can then."""
     items.sort(key=lambda item: "e2e" in item.path.parts)
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(_group(item)))
-
-
-def _group(item: pytest.Item) -> str:
-    """What runs in one process, one after the other: a file; a processor's promises; the browser's two halves."""
-    if "e2e" in item.path.parts:
-        return "browser, processors" if item.path.stem == "test_processors" else "browser"
-    if "contract" in item.path.parts:
-        parameters: dict[str, Any] = getattr(getattr(item, "callspec", None), "params", {})
-        case = parameters.get("case")
-        return f"contract, {parameters.get('processor') or getattr(case, 'processor', '')}"
-    return str(item.path)
 
 
 @pytest.fixture(autouse=True)
