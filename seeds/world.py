@@ -56,6 +56,7 @@ def fill(database: Database, vault: Vault, simulators: dict[str, Harness], port:
     """Make portals and accounts, and fill the simulators. Returns the accounts, to be learned from."""
     accounts = database.write_now(_portals, vault, _samples(simulators))
     by_label = {account.label: account for account in accounts}
+    by_processor = {account.processor: account for account in accounts}
 
     def hook(label: str) -> str:
         return f"http://127.0.0.1:{port}/webhooks/{by_label[label].token}"
@@ -86,9 +87,10 @@ def fill(database: Database, vault: Vault, simulators: dict[str, Harness], port:
         clock.now(),
     )
     for name, sample in _samples(simulators).items():
-        simulators[name].open(sample, hook(sample.label))
+        account = by_processor[name]
+        simulators[name].open(sample, f"http://127.0.0.1:{port}/webhooks/{account.token}")
         simulators[name].fill(sample)
-        database.write_now(_list_plans, by_label[sample.label].id, simulators[name].plans(sample))
+        database.write_now(_list_plans, account.id, simulators[name].plans(sample))
     return accounts
 
 
@@ -268,7 +270,7 @@ def _account(
         processor=processor,
         label=label,
         variant=variant,
-        token=hashlib.sha256(f"{portal.slug}/{label}".encode()).hexdigest()[:32],
+        token=hashlib.sha256(f"{portal.slug}/{processor}/{label}".encode()).hexdigest()[:32],
         credentials=b"",
         options=options or [],
         switched_off=[],
