@@ -239,7 +239,7 @@ class Simulator(Harness):
         def add(what: str, name: str, value: str) -> None:
             found.append(Forgery(what, list({**true, f"PAYPAL-{name}": value}.items()), delivery.body))
 
-        add("another transmission id", "TRANSMISSION-ID", true["PAYPAL-TRANSMISSION-ID"][:-1] + "0")
+        add("another transmission id", "TRANSMISSION-ID", true["PAYPAL-TRANSMISSION-ID"] + "0")
         add("another time", "TRANSMISSION-TIME", "2026-01-01T00:00:00Z")
         add("no time", "TRANSMISSION-TIME", "yesterday")
         add("a weaker algorithm", "AUTH-ALGO", "SHA1withRSA")

@@ -243,7 +243,7 @@ def forgeries(sample: Sample, delivery: Delivery, now: datetime) -> list[Forgery
     good = signature(secret, body, at).partition("v1=")[2]
     others = {
         "too old": signature(secret, body, at - 301),
-        "from the future": signature(secret, body, at + 301),
+        "from the future": signature(secret, body, at + 330),
         "of another secret": signature(f"{secret}x", body, at),
         "of the secret without its prefix": signature(secret.removeprefix("whsec_"), body, at),
         "of the empty secret": signature("", body, at),
