@@ -95,8 +95,9 @@ class Demo:
 
 
 def _free_port() -> int:
-    """A port with a free one after it for each simulator."""
-    for base in range(18_000, 30_000, 40):
+    """A port with a free one after it for each simulator; test processes look in places of their own."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    for base in range(18_000 + 3_000 * worker, 30_000, 40):
         try:
             for offset in range(1 + len(names())):
                 with socket.socket() as probe:
