@@ -146,7 +146,9 @@ class Demo:
         accounts = world.fill(self.database, self.worker.vault, self.simulators, port)
         for account in accounts:
             self.database.write_now(_want_backfill, account.id)
-            await self.worker.drain()  # one after the other: a dozen at once would wait for each other's writes
+            await (
+                self.worker.drain()
+            )  # one after the other: a dozen at once would wait for each other's writes
         for account, deliveries in world.deliveries(self.simulators, accounts):
             gateway = open_gateway(self.settings, self.worker.vault, account)
             for headers, body in deliveries:
