@@ -51,6 +51,7 @@ class LoadCounter:
         self._page = page
 
     def __enter__(self) -> "LoadCounter":
+        self._page.wait_for_load_state("load")  # of the page that is there already, and with it its script
         self._page.on("load", self._add)
         return self
 
