@@ -14,6 +14,8 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 keys = typer.Typer(no_args_is_help=True, help="Keys of the installation.")
 gateway = typer.Typer(no_args_is_help=True, help="What the processors can do.")
 requests = typer.Typer(no_args_is_help=True, help="What customers ask of the merchant.")
+merchant = typer.Typer(no_args_is_help=True, help="Who may sign in to the settings.")
+app.add_typer(merchant, name="merchant")
 app.add_typer(keys, name="keys")
 app.add_typer(requests, name="requests")
 app.add_typer(gateway, name="gateway")
@@ -60,6 +62,24 @@ def demo(
     from portal import demo as sample
 
     _or_say_why(lambda: uvloop.run(sample.run(port, database, reset, as_json)))
+
+
+@merchant.command("add")
+def add_merchant(
+    email: Annotated[str | None, typer.Argument(help="Whose link it is; left out: whoever holds it.")] = None,
+) -> None:
+    """Print a one-time link by which somebody begins a merchant of their own. It is good for an hour."""
+    from portal import upkeep
+
+    _or_say_why(lambda: typer.echo(upkeep.setup_link(Settings(), email)))
+
+
+@merchant.command("list")
+def list_merchants() -> None:
+    """The merchants, their portals and their owners."""
+    from portal import upkeep
+
+    _or_say_why(lambda: typer.echo(upkeep.merchants_text(Settings())))
 
 
 @keys.command("new")

@@ -18,7 +18,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 from sqlmodel import col
 
-from portal import clock, models, requests, sync
+from portal import clock, models, outgoing, requests, sync
 from portal.connect import open_gateway, simulator
 from portal.db import Database
 from portal.gateways import adapter, facts
@@ -36,6 +36,7 @@ from portal.ids import new_id, new_reference
 from portal.jobs import enqueue
 from portal.money import Money
 from portal.offers import SENSE, Offer, available, end_of_paid
+from portal.policy import Notice
 from portal.settings import Settings
 from portal.tenancy import PortalView
 from portal.texts import gettext as _
@@ -123,7 +124,7 @@ def claim(
     if not offer.ok:
         raise Refused(offer.why or _("This isn't possible for this subscription."))
     if offer.mode == "request":
-        return _ask_merchant(db, row, customer_id, key, params, now)
+        return _ask_merchant(db, row, customer_id, key, {**params, **_noticed(row, offer)}, now)
     action = models.Action(
         portal_id=portal.id,
         account_id=account.id,
@@ -132,13 +133,13 @@ def claim(
         capability=key,
         how=offer.how,
         reference=new_reference(),
-        params={**params, **_before(row), **_chosen(offer, params)},
+        params={**params, **_before(row), **_chosen(offer, params), **_noticed(row, offer)},
         phase="claimed",
         created_at=now,
     )
     state = None
     if offer.how in ("keep", "schedule") or (key == "cancel_at_period_end" and offer.how == "calls"):
-        _plan_ahead(db, row, action, adapter(account.processor).pauses_until_cancel, now)
+        _plan_ahead(db, row, action, adapter(account.processor).pauses_until_cancel, now, offer.notice)
     if offer.mode == "hosted" or (key == "update_payment_method" and offer.mode == "emulated"):
         state = secrets.token_urlsafe(32)
         action.state_hash = _hash(state)
@@ -151,6 +152,8 @@ def claim(
         db.flush()
     except IntegrityError as error:
         raise Refused(_("Another change is still being checked.")) from error
+    if key in ("cancel_now", "cancel_at_period_end"):
+        outgoing.of_action(db, "subscription.cancel_requested", action, now)
     if action.closed_at is None and action.phase != "scheduled":
         wait = LEASE if action.phase == "claimed" else timedelta(seconds=1)
         enqueue(db, "read_back", {"action": action.id}, now + wait, f"read_back:{action.id}")
@@ -164,6 +167,21 @@ def _before(row: models.Subscription) -> dict[str, Any]:
         "next_before": row.next_on.isoformat() if row.next_on else None,
         "title": row.title,
         "was": row.status,
+    }
+
+
+def _noticed(row: models.Subscription, offer: Offer) -> dict[str, Any]:
+    """What the customer was told of a notice that is to be kept: when it ends, and what is taken until then."""
+    if offer.notice is None:
+        return {}
+    return {
+        "notice": {
+            "days": offer.notice.days,
+            "ends_on": offer.notice.ends_on.isoformat() if offer.notice.ends_on else None,
+            "charges": [day.isoformat() for day in offer.notice.charges],
+            "minor": row.amount_minor if row.next_minor is None else row.next_minor,
+            "currency": row.currency,
+        }
     }
 
 
@@ -197,11 +215,30 @@ def _ask_merchant(
             row.title or "",
             now,
             words=said,
-            params=_before(row),
+            params={**_before(row), **{name: params[name] for name in ("reason", "notice") if params.get(name)}},
         )
     except requests.AlreadyAsked as error:
         raise Refused(_("This is asked already.")) from error
     return Claimed(found.id, "asked")
+
+
+def ask_for_offer(
+    db: Session, portal: PortalView, customer_id: int, subscription_id: int, reason: str, now: datetime
+) -> None:
+    """The customer wants what the merchant offers to who names this reason, and nothing here can give it: ask.
+
+    LookupError where there is no such subscription of theirs or no such offer, Refused where it is asked already.
+    """
+    row = _locked(db, portal.id, customer_id, subscription_id)
+    offer = next((one for one in portal.save_offers if one.reason == reason and one.kind == "ask"), None)
+    if offer is None or row.status in ENDED:
+        raise LookupError(reason)
+    kept = {**_before(row), "reason": reason, "offer": offer.text}
+    about = (row.portal_id, row.account_id, customer_id, row.id)
+    try:
+        requests.ask(db, *about, "offer", row.title or "", now, words=offer.text, params=kept)
+    except requests.AlreadyAsked as error:
+        raise Refused(_("You have asked {shop} for this.").format(shop=portal.name)) from error
 
 
 def _guided(row: models.Subscription, action: models.Action, offer: Offer, now: datetime) -> None:
@@ -214,17 +251,25 @@ def _guided(row: models.Subscription, action: models.Action, offer: Offer, now: 
 
 
 def _plan_ahead(
-    db: Session, row: models.Subscription, action: models.Action, pauses: bool, now: datetime
+    db: Session,
+    row: models.Subscription,
+    action: models.Action,
+    pauses: bool,
+    now: datetime,
+    notice: Notice | None = None,
 ) -> None:
     """Our part of an emulated cancel at period end: keep the access first, and put the job in its place.
 
     Where our job is all there is until then (it does not pause, and no call ends the charges), nothing is sent now.
+    With a notice to be kept it is the end of a later period; what is due until then is charged.
     """
     if action.capability == "undo_cancel":
         _unschedule(db, row, action, now)
         return
     end = end_of_paid(row)
     assert end is not None
+    if notice is not None and notice.ends_on and notice.paid_until:
+        end += notice.ends_on - notice.paid_until
     too_late = end - now < TOO_LATE or row.status == "past_due"
     row.access_until = max(end, now)
     if action.how == "keep" or too_late:
@@ -425,6 +470,7 @@ def _give_back(db: Session, action: models.Action, sentence: str, now: datetime)
     if action.capability == "cancel_at_period_end" and action.how and row.status not in ENDED:
         row.access_until = row.cancel_scheduled_at = None
     action.phase, action.error, action.closed_at = "failed", sentence, now
+    outgoing.of_action(db, "action.failed", action, now)
 
 
 def _away(db: Session, action_id: int, state: dict[str, str], now: datetime) -> None:
@@ -580,6 +626,16 @@ _MAILS = {
     "change_plan": "plan_changed",
     "skip_next_payment": "payment_skipped",
 }
+# What the merchant's app is told when the customer gets that mail.
+_EVENTS = {
+    "cancelled": "subscription.cancelled",
+    "cancel_undone": "subscription.cancel_undone",
+    "paused": "subscription.paused",
+    "resumed": "subscription.resumed",
+    "card_changed": "payment_method.updated",
+    "plan_changed": "subscription.plan_changed",
+    "payment_skipped": "subscription.payment_skipped",
+}
 
 
 def _confirm(db: Session, action: models.Action, now: datetime) -> None:
@@ -684,6 +740,7 @@ def _still_open(db: Session, action_id: int, now: datetime) -> None:
     if action.told_late_at is None and now - action.created_at > PROVEN_WITHIN:
         action.told_late_at = now
         enqueue(db, "mail", {"template": "merchant_alarm", "action": action.id}, now, f"alarm:{action.id}")
+        outgoing.of_action(db, "action.not_confirmed", action, now)
 
 
 def _close_undone(db: Session, action_id: int, now: datetime) -> None:
@@ -807,10 +864,66 @@ def _open_scheduled(
     return run_as.id
 
 
+# An account that the merchant takes away
+
+
+def hand_over(db: Session, account: models.Account, now: datetime) -> int:
+    """What our job was still to cancel there is asked of the merchant, who alone can do it now; how many."""
+    row = models.Subscription
+    waiting = list(
+        db.execute(
+            select(row).where(
+                col(row.account_id) == account.id,
+                col(row.cancel_scheduled_at).is_not(None),
+                col(row.status).not_in(ENDED),
+            )
+        ).scalars()
+    )
+    for one in waiting:
+        due = one.cancel_scheduled_at
+        one.access_until = one.cancel_scheduled_at = None
+        if one.customer_id is not None:
+            _ask_to_cancel(db, one, one.customer_id, due, now)
+    return len(waiting)
+
+
+def _ask_to_cancel(
+    db: Session, row: models.Subscription, customer_id: int, due: datetime | None, now: datetime
+) -> None:
+    """A request in place of our own job, due before the next charge at the latest."""
+    kind = "cancel_at_period_end"
+    if any(
+        one.closed_at is None and one.kind == kind
+        for one in requests.about(db, row.portal_id, customer_id, [row.id], now).get(row.id, [])
+    ):
+        return
+    found = requests.ask(
+        db,
+        row.portal_id,
+        row.account_id,
+        customer_id,
+        row.id,
+        kind,
+        row.title or "",
+        now,
+        params=_before(row),
+    )
+    found.due_at = min(found.due_at, max(due or now, now))
+
+
+def account_gone(db: Session, action_id: int, now: datetime) -> None:
+    """The account was taken away before this was proven: the row ends, and says so."""
+    action = db.get(models.Action, action_id)
+    if action is not None and action.closed_at is None:
+        sentence = _("This could not be checked any more. Write to the shop if it matters to you.")
+        _give_back(db, action, sentence, now)
+
+
 def enqueue_mail(db: Session, action: models.Action, template: str, now: datetime) -> None:
     if action.params.get("scheduled"):
         return  # the customer was told when it was scheduled
     enqueue(db, "mail", {"template": template, "action": action.id}, now, f"{template}:{action.id}")
+    outgoing.of_action(db, _EVENTS[template], action, now)
 
 
 # Rows

@@ -47,6 +47,13 @@ def stylesheet(brand: tuple[tuple[str, str], ...] = ()) -> Asset:
     return _asset("portal", "css", "text/css; charset=utf-8", minified(css).encode())
 
 
+@cache
+def admin_stylesheet() -> Asset:
+    """The merchant side's: portal.css and what its own pages need beside it."""
+    css = (_FOLDER / "portal.css").read_text() + (_FOLDER / "admin.css").read_text()
+    return _asset("admin", "css", "text/css; charset=utf-8", minified(css).encode())
+
+
 @lru_cache(maxsize=1024)
 def login_style(brand: tuple[tuple[str, str], ...] = ()) -> Asset:
     """The part of the stylesheet that the sign-in page needs, to stand inline in it."""
@@ -62,6 +69,8 @@ def brand_css(brand: tuple[tuple[str, str], ...]) -> str:
         for name in _BRAND
         if f"{name}-light" in values
     ]
+    if values.get("on-brand-light") == "#000000":
+        pairs.append("--brand-away:#fff")  # under the pointer a button goes away from its words' colour
     return f"@layer tokens{{:root{{{';'.join(pairs)}}}}}" if pairs else ""
 
 

@@ -259,7 +259,9 @@ def _remembered(simulators: dict[str, Harness], port: int, database_url: str) ->
 def _announce(port: int, simulators: dict[str, Harness], as_json: bool) -> None:
     addresses = {
         "portals": {slug: f"http://{slug}.localhost:{port}/customers" for slug in world.PORTALS},
+        "settings": f"http://admin.localhost:{port}/settings",
         "mailbox": f"http://127.0.0.1:{port}/__demo/mailbox",
+        "merchants": world.MERCHANTS,
         "people": world.PEOPLE,
         "simulators": {name: one.address for name, one in simulators.items()},
     }
@@ -271,6 +273,9 @@ def _announce(port: int, simulators: dict[str, Harness], as_json: bool) -> None:
         "The demo is running. Open one of these, type a sample address, and read the mail in the mailbox:",
     ]
     lines += [f"  portal    {url}" for url in addresses["portals"].values()]  # type: ignore[attr-defined]
-    lines += [f"  mailbox   {addresses['mailbox']}", "", "People:"]
+    lines += [f"  settings  {addresses['settings']}", f"  mailbox   {addresses['mailbox']}"]
+    lines += ["", "Merchants, for the settings:"]
+    lines += [f"  {person['email']:24}{person['about']}" for person in world.MERCHANTS]
+    lines += ["", "Customers:"]
     lines += [f"  {person['email']:24}{person['about']}" for person in world.PEOPLE]
     print("\n".join([*lines, "", "Stop with Ctrl+C."]), file=sys.stdout, flush=True)

@@ -7,7 +7,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 from sqlmodel import col
 
-from portal import models
+from portal import models, outgoing
 from portal.jobs import enqueue
 
 TAKEN = frozenset({"paid", "authorized", "pending"})
@@ -30,6 +30,7 @@ def look(db: Session, payment_id: int, now: datetime) -> None:
     if end is None or (payment.paid_at or payment.placed_at) <= end + GRACE:
         return
     payment.after_end_at = now
+    outgoing.of_payment(db, "payment.charged_after_end", payment, now)
     for template in ("charged_after_end", "merchant_charged_after_end"):
         payload = {"template": template, "payment": payment.id}
         enqueue(db, "mail", payload, now, f"{template}:{payment.id}")

@@ -1,18 +1,21 @@
 """Which mail says what: from the job that wants one to the words of it. Mails are made from the rows as they are when
 they are sent; the link and the code of a sign-in mail are made then too, so that they stand in no table."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from email.message import EmailMessage
 from typing import Any
 
 import structlog
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from portal import clock, login, models, render, requests, tenancy
+from portal import clock, domains, login, merchants, models, render, requests, tally, tenancy
 from portal.db import Database
 from portal.gateways import facts
+from portal.ids import id_text
 from portal.mail import Outcome, compose, send_batch
 from portal.settings import Settings
 from portal.tenancy import PortalView
@@ -25,30 +28,40 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Letter:
-    """What `compose` needs."""
+    """What `compose` needs. `kind` and `values` are what the merchant's own words go by; None: ours alone."""
 
     portal: PortalView
     template: str
     to: str
     subject: str
     context: dict[str, Any]
+    kind: str | None = None
+    values: Mapping[str, str | None] = field(default_factory=dict)
 
 
 async def send(
-    database: Database, settings: Settings, jobs: Sequence[tuple[str, dict[str, Any]]]
+    database: Database,
+    settings: Settings,
+    jobs: Sequence[tuple[str, dict[str, Any]]],
+    last: Container[int] = (),
 ) -> list[Outcome | None]:
-    """Write and send the mails of a batch of jobs; None for each that is done with, sent or not to be sent."""
+    """Write and send the mails of a batch of jobs; None for each that is done with, sent or not to be sent.
+
+    `last` are the numbers of those that are not tried again, whatever becomes of them now.
+    """
     outcomes: list[Outcome | None] = [None] * len(jobs)
     ready: list[tuple[int, str, EmailMessage]] = []
+    portals: dict[int, int] = {}
     for number, (kind, payload) in enumerate(jobs):
         write = _login_letter if kind == "login_mail" else _letter
         try:
-            letter = await database.write(write, payload, settings)
+            letter = await database.write(_worded, write, payload, settings)
             if letter is not None:
                 message = compose(
                     settings, letter.portal, letter.template, letter.to, letter.subject, letter.context
                 )
                 ready.append((number, letter.to, message))
+                portals[number] = letter.portal.id
         except (ValueError, LookupError) as error:
             log.warning("mail not written", kind=kind, error=type(error).__name__)
             outcomes[number] = Outcome(f"{type(error).__name__} while writing", permanent=True)
@@ -56,14 +69,57 @@ async def send(
         sent = await send_batch(settings, [(to, message) for _number, to, message in ready])
         for (number, _to, _message), outcome in zip(ready, sent, strict=True):
             outcomes[number] = outcome
+        await _count(database, portals, outcomes, last)
     return outcomes
+
+
+async def _count(
+    database: Database, portals: dict[int, int], outcomes: Sequence[Outcome | None], last: Container[int]
+) -> None:
+    """What was taken and what was refused for good, by portal. That it can't be written down takes no mail back."""
+    counts = Counter(
+        (portal, tally.MAIL_SENT if outcome is None else tally.MAIL_REFUSED)
+        for number, portal in portals.items()
+        if (outcome := outcomes[number]) is None or outcome.permanent or number in last
+    )
+    try:
+        await database.write(tally.count_all, counts, clock.now())
+    except DBAPIError as error:
+        log.warning("mails not counted", error=type(error.orig).__name__)
+
+
+def _worded(
+    db: Session,
+    write: Callable[[Session, dict[str, Any], Settings], Letter | None],
+    payload: dict[str, Any],
+    settings: Settings,
+) -> Letter | None:
+    """A letter in the merchant's words, where they have some; None where they do not want it sent."""
+    letter = write(db, payload, settings)
+    if letter is None or letter.kind is None:
+        return letter
+    said = mailtexts.words(db, letter.portal.id, letter.kind)
+    return in_words(letter, said.subject, said.body) if said.enabled else None
+
+
+def in_words(letter: Letter, subject: str | None, body: str | None) -> Letter:
+    """The letter with a merchant's subject and paragraphs. What can't be said this time is said in our words."""
+    own = mailtexts.paragraphs(body, letter.values) if body else []
+    line = mailtexts.filled(subject, letter.values) if subject else None
+    context = {**letter.context, "own": own}
+    if subject and line and "{title}" not in subject:
+        context["named"] = letter.values.get("title")
+    return replace(letter, subject=_one_line(line) if line else letter.subject, context=context)
 
 
 def _login_letter(db: Session, payload: dict[str, Any], settings: Settings) -> Letter | None:
     secret = settings.secret_key.get_secret_value()
-    prepared = login.prepare_mail(db, payload["request"], secret, clock.now())
+    open_to_all = settings.signup == "open"
+    prepared = login.prepare_mail(db, payload["request"], secret, clock.now(), open_to_all)
     if prepared is None:
         return None
+    if prepared.portal_id is None:
+        return _merchants_login(prepared, settings)
     portal = tenancy.portal_by_id(db, prepared.portal_id, settings.base_domain)
     context = {
         "link": f"{settings.origin(portal.host)}/customers/login/{prepared.token}",
@@ -76,11 +132,51 @@ def _login_letter(db: Session, payload: dict[str, Any], settings: Settings) -> L
         subject = _("Sign in to {shop}").format(shop=portal.name)
     finally:
         locale.reset(token)
-    return Letter(portal, "login", prepared.to, subject, context)
+    return Letter(portal, "login", prepared.to, subject, context, "login", {"shop": portal.name})
+
+
+def _merchants_login(prepared: login.Prepared, settings: Settings) -> Letter:
+    """The sign-in mail of the merchant's side."""
+    context = {
+        "link": f"{settings.origin(settings.admin_host)}/sign-in/link/{prepared.token}",
+        "code": prepared.code,
+        "asked_at": prepared.asked_at,
+        "browser": login.browser_words(prepared.user_agent),
+    }
+    subject = _("Sign in to the settings of your customer portal")
+    return Letter(tenancy.installation(settings), "login", prepared.to, subject, context)
+
+
+def _invitation(db: Session, payload: dict[str, Any], settings: Settings) -> Letter | None:
+    """Somebody is asked in. The link is made here, so that it stands nowhere but in the mail."""
+    found = merchants.invitation_link(db, payload["invitation"], clock.now())
+    if found is None:
+        return None
+    row, token = found
+    assert row.email is not None
+    inviter = db.get(models.User, row.invited_by) if row.invited_by else None
+    merchant = db.get(models.Merchant, row.merchant_id) if row.merchant_id else None
+    words = {"who": inviter.email if inviter else "", "merchant": merchant.name if merchant else ""}
+    if merchant is not None:
+        sentence = _("{who} asks you to look after the customer portal of {merchant}.").format(**words)
+    else:
+        sentence = _("{who} asks you to set up a customer portal of your own.").format(**words)
+    context = {
+        "paragraphs": [sentence, _("The link works once, for seven days. Nothing happens if you leave it.")],
+        "quote": None,
+        "link": (f"/invitations/{token}", _("Look at the invitation")),
+        "reference": None,
+    }
+    subject = _("You are invited to {merchant}").format(**words) if merchant else _("You are invited")
+    return Letter(tenancy.installation(settings), "invitation", row.email, _one_line(subject), context)
 
 
 def _letter(db: Session, payload: dict[str, Any], settings: Settings) -> Letter | None:
     template = payload["template"]
+    if template == "invitation":
+        return _invitation(db, payload, settings)
+    if template == "domain":
+        return _about_domain(db, payload, settings)
     if template == "new_device":
         return _new_device(db, payload, settings)
     if template == "payment_failed":
@@ -91,6 +187,8 @@ def _letter(db: Session, payload: dict[str, Any], settings: Settings) -> Letter 
         return _charged_after_end(db, payload, settings)
     if template == "merchant_notice":
         return _notice(db, payload, settings)
+    if template == "test_mail":
+        return _test(db, payload, settings)
     return _about_action(db, payload, settings)
 
 
@@ -98,8 +196,23 @@ def _new_device(db: Session, payload: dict[str, Any], settings: Settings) -> Let
     customer = db.get_one(models.Customer, payload["customer"])
     portal = tenancy.portal_by_id(db, customer.portal_id, settings.base_domain)
     context = {"at": datetime.fromisoformat(payload["at"]), "browser": payload["browser"]}
+    return _about_browser(portal, customer, context)
+
+
+def _about_browser(portal: PortalView, customer: models.Customer, context: dict[str, Any]) -> Letter:
+    zone = render.formats(portal.locale, portal.time_zone)
+    values = {
+        **_who(portal, customer),
+        "date": zone.day_text(context["at"]),
+        "time": zone.time(context["at"]).striptags(),
+        "browser": context["browser"],
+    }
     subject = _in(portal, _N("A new browser is signed in to your {shop} account"), shop=portal.name)
-    return Letter(portal, "new_device", customer.email, subject, context)
+    return Letter(portal, "new_device", customer.email, subject, context, "new_device", values)
+
+
+def _who(portal: PortalView, customer: models.Customer) -> dict[str, str | None]:
+    return {"shop": portal.name, "name": mailtexts.name_of(customer.name)}
 
 
 def _payment_failed(db: Session, payload: dict[str, Any], settings: Settings) -> Letter | None:
@@ -108,6 +221,10 @@ def _payment_failed(db: Session, payload: dict[str, Any], settings: Settings) ->
         return None
     customer = db.get_one(models.Customer, payment.customer_id)
     portal = tenancy.portal_by_id(db, payment.portal_id, settings.base_domain)
+    return _about_failure(portal, customer, payment)
+
+
+def _about_failure(portal: PortalView, customer: models.Customer, payment: models.Payment) -> Letter:
     title = payment.title or portal.name
     context = {
         "title": title,
@@ -115,8 +232,15 @@ def _payment_failed(db: Session, payload: dict[str, Any], settings: Settings) ->
         "reason": payment.failure_reason,
         "at": payment.placed_at,
     }
+    values = {
+        **_who(portal, customer),
+        "title": title,
+        "amount": context["amount"],
+        "date": render.formats(portal.locale, portal.time_zone).day_text(payment.placed_at),
+        "reason": payment.failure_reason,
+    }
     subject = _in(portal, _N("Your payment for {title} did not go through"), title=title)
-    return Letter(portal, "payment_failed", customer.email, subject, context)
+    return Letter(portal, "payment_failed", customer.email, subject, context, "payment_failed", values)
 
 
 def _N(text: str) -> str:
@@ -142,12 +266,21 @@ def _about_action(db: Session, payload: dict[str, Any], settings: Settings) -> L
     account = db.get_one(models.Account, action.account_id)
     customer = db.get_one(models.Customer, action.customer_id)
     portal = tenancy.portal_by_id(db, action.portal_id, settings.base_domain)
+    if template == "merchant_alarm" and action.closed_at is not None:
+        return None
+    return _about_subscription(portal, template, action, row, account, customer)
+
+
+def _about_subscription(
+    portal: PortalView,
+    template: str,
+    action: models.Action,
+    row: models.Subscription,
+    account: models.Account,
+    customer: models.Customer,
+) -> Letter:
     title = row.title or portal.name
-    to = customer.email
-    if template == "merchant_alarm":
-        if action.closed_at is not None:
-            return None
-        to = portal.support_email
+    notice = action.params.get("notice") if action.phase == "scheduled" else None
     ends = row.access_until or row.cancels_at or row.ended_at
     context = {
         "title": title,
@@ -164,9 +297,51 @@ def _about_action(db: Session, payload: dict[str, Any], settings: Settings) -> L
         "customer": customer.email,
         "what": action.capability.replace("_", " "),
         "since": action.created_at,
+        "notice": notice if notice and notice["charges"] else None,
+        "notice_amount": _charge(portal, notice) if notice else None,
     }
     subject = _in(portal, _SUBJECTS[template], title=title)
-    return Letter(portal, template, to, subject, context)
+    if template == "merchant_alarm":
+        return Letter(portal, template, portal.support_email, subject, context)
+    zone = render.formats(portal.locale, portal.time_zone)
+    day = context["ends"] if template == "cancelled" else row.next_on
+    values = {
+        **_who(portal, customer),
+        "title": title,
+        "amount": context["price"],
+        "date": zone.day_text(day) if day else None,
+        "reference": action.reference,
+        "processor": context["label"],
+        "method": zone.method(row.method),
+    }
+    return Letter(portal, template, customer.email, subject, context, template, values)
+
+
+def _charge(portal: PortalView, notice: Mapping[str, Any]) -> str:
+    """What is taken each time until a notice has run out."""
+    return _money(portal, notice["minor"], notice["currency"]) or _("an amount that is not known yet")
+
+
+def _notice_words(portal: PortalView, notice: Mapping[str, Any]) -> str:
+    """What the customer was told before they asked: when it ends with the notice, and what is taken until then."""
+    zone = render.formats(portal.locale, portal.time_zone)
+    days = [date.fromisoformat(day) for day in notice["charges"]]
+    words = {
+        "days": notice["days"],
+        "end": zone.day_text(date.fromisoformat(notice["ends_on"])) if notice["ends_on"] else "",
+        "count": len(days),
+        "amount": _charge(portal, notice),
+        "first": zone.day_text(days[0]) if days else "",
+    }
+    if not notice["ends_on"]:
+        return _("It is asked for with {days} days of notice; the day on which it ends is still to be said.").format(
+            **words
+        )
+    ends = _("With {days} days of notice it ends on {end}.").format(**words)
+    if len(days) == 1:
+        return f"{ends} {_('Until then one more payment of {amount} is taken, on {first}.').format(**words)}"
+    more = _("Until then {count} more payments of {amount} are taken, the first on {first}.").format(**words)
+    return f"{ends} {more}" if days else ends
 
 
 # What is asked of the merchant
@@ -182,6 +357,7 @@ _WISHES = {
     "change_plan": _N("to change the plan of {what}"),
     "pay_now": _N("for a way to pay what is open for {what}"),
     "refund": _N("to get back a payment for {what}"),
+    "offer": _N("for what you offer in place of cancelling {what}"),
 }
 _TO_MERCHANT = frozenset({"request_new", "request_withdrawn", "request_late"})
 
@@ -195,6 +371,18 @@ def _about_request(db: Session, payload: dict[str, Any], settings: Settings) -> 
     customer = db.get_one(models.Customer, row.customer_id)
     account = db.get_one(models.Account, row.account_id)
     portal = tenancy.portal_by_id(db, row.portal_id, settings.base_domain)
+    to = requests.merchants_address(merchant) if template in _TO_MERCHANT else customer.email
+    return _of_request(portal, template, row, customer, account, to)
+
+
+def _of_request(
+    portal: PortalView,
+    template: str,
+    row: models.Request,
+    customer: models.Customer,
+    account: models.Account,
+    to: str,
+) -> Letter:
     token = locale.set(portal.locale)
     try:
         subject, paragraphs = _request_words(row, template, portal, customer, account)
@@ -208,8 +396,15 @@ def _about_request(db: Session, payload: dict[str, Any], settings: Settings) -> 
         "link": None if to_merchant else ("/customers/requests", see),
         "reference": row.reference,
     }
-    to = requests.merchants_address(merchant) if to_merchant else customer.email
-    return Letter(portal, "merchant_note" if to_merchant else "note", to, _one_line(subject), context)
+    if to_merchant:
+        return Letter(portal, "merchant_note", to, _one_line(subject), context)
+    values = {
+        **_who(portal, customer),
+        "title": row.what or portal.name,
+        "date": render.formats(portal.locale, portal.time_zone).day_text(row.due_at),
+        "reference": row.reference,
+    }
+    return Letter(portal, "note", to, _one_line(subject), context, template, values)
 
 
 def _request_words(
@@ -230,13 +425,15 @@ def _request_words(
         "shop": portal.name,
         "reference": row.reference,
     }
-    to_do = row.params.get("to_do")
+    notice = row.params.get("notice")
+    to_do = row.params.get("to_do") or (_notice_words(portal, notice) if notice else None)
+    told = [_plain(_notice_words(portal, notice))] if notice else []
     texts = {
         "request_new": (
             _("{customer} asks {wish}"),
             [
                 _("{customer} asks {wish}. It was paid through {label}."),
-                *([to_do.replace("{", "{{").replace("}", "}}")] if to_do else []),
+                *([_plain(to_do)] if to_do else []),
                 _("Please answer by {due}. Nothing is shown as done before you, or {label}, say so."),
                 _(
                     'To answer: portal requests done {reference}, or portal requests decline {reference} --say "…".'
@@ -247,6 +444,7 @@ def _request_words(
             _("{shop} has your request {reference}"),
             [
                 _("You asked {shop} {wish}."),
+                *told,
                 _(
                     "{shop} answers by {due}. Until then nothing has changed. You can take it back on your page."
                 ),
@@ -275,6 +473,11 @@ def _request_words(
     return subject.format(**words), [paragraph.format(**words) for paragraph in paragraphs]
 
 
+def _plain(text: str) -> str:
+    """Words in which nothing is to be filled in."""
+    return text.replace("{", "{{").replace("}", "}}")
+
+
 # A charge after the end, and other things that a merchant should know
 
 
@@ -286,6 +489,19 @@ def _charged_after_end(db: Session, payload: dict[str, Any], settings: Settings)
     merchant = db.get_one(models.Portal, payment.portal_id)
     account = db.get_one(models.Account, payment.account_id)
     portal = tenancy.portal_by_id(db, payment.portal_id, settings.base_domain)
+    to_merchant = payload["template"] == "merchant_charged_after_end"
+    to = requests.merchants_address(merchant) if to_merchant else customer.email
+    return _of_charge(portal, payment, account, customer, to, to_merchant)
+
+
+def _of_charge(
+    portal: PortalView,
+    payment: models.Payment,
+    account: models.Account,
+    customer: models.Customer,
+    to: str,
+    to_merchant: bool,
+) -> Letter:
     words = {
         "amount": _money(portal, payment.amount_minor, payment.currency) or "",
         "title": payment.title or portal.name,
@@ -294,7 +510,6 @@ def _charged_after_end(db: Session, payload: dict[str, Any], settings: Settings)
         "shop": portal.name,
         "customer": customer.email,
     }
-    to_merchant = payload["template"] == "merchant_charged_after_end"
     token = locale.set(portal.locale)
     try:
         subject = _("Charged after it had ended: {title}").format(**words)
@@ -321,8 +536,16 @@ def _charged_after_end(db: Session, payload: dict[str, Any], settings: Settings)
         "link": link,
         "reference": None,
     }
-    to = requests.merchants_address(merchant) if to_merchant else customer.email
-    return Letter(portal, "merchant_note" if to_merchant else "note", to, _one_line(subject), context)
+    if to_merchant:
+        return Letter(portal, "merchant_note", to, _one_line(subject), context)
+    values = {
+        **_who(portal, customer),
+        "title": words["title"],
+        "amount": words["amount"],
+        "date": words["day"],
+        "processor": words["label"],
+    }
+    return Letter(portal, "note", to, _one_line(subject), context, "charged_after_end", values)
 
 
 def _notice(db: Session, payload: dict[str, Any], settings: Settings) -> Letter:
@@ -343,6 +566,69 @@ def _notice(db: Session, payload: dict[str, Any], settings: Settings) -> Letter:
     }
     subject = _in(portal, _N("For you to know: {title}"), title=title)
     return Letter(portal, "merchant_note", requests.merchants_address(merchant), subject, context)
+
+
+# The merchant's domain
+
+
+def _about_domain(db: Session, payload: dict[str, Any], settings: Settings) -> Letter | None:
+    """Its proof was lost, came back, or was missing for too long. To an owner, if they still are one."""
+    portal = db.get_one(models.Portal, payload["portal"])
+    to = domains.address_of_owner(db, portal.merchant_id, payload["user"])
+    if to is None:
+        return None
+    name, event = payload["name"], payload["event"]
+    own = f"{portal.slug}.{settings.base_domain}"
+    until = datetime.fromisoformat(payload["until"]) if payload["until"] else clock.now()
+    zone = render.formats("en", portal.time_zone)
+    words = {
+        "name": domains.readable(name),
+        "own": own,
+        "shop": portal.name,
+        "until": f"{zone.day_text(until)}, {zone.time(until).striptags()}",
+    }
+    target = domains.target_of(portal.slug, settings)
+    seen = [
+        domains.sentence(domains.Problem(p["record"], p["code"], p["seen"]), name, target)
+        for p in payload["problems"]
+    ]
+    texts = {
+        "lost": (
+            _("The proof for {name} is gone"),
+            [
+                _("{name} leads customers to the pages of {shop}. The DNS no longer says that it is yours."),
+                *(text.replace("{", "{{").replace("}", "}}") for text in seen),
+                _(
+                    "From now on our mails link to {own} instead. {name} itself goes on answering until {until}; "
+                    "after that it answers no more, unless the records are back before."
+                ),
+            ],
+        ),
+        "back": (
+            _("{name} is in use again"),
+            [_("Both DNS records of {name} are as they should be. Our mails link to it again.")],
+        ),
+        "ended": (
+            _("{name} answers no more"),
+            [
+                _(
+                    "The proof for {name} has been missing for three days. It no longer leads to the pages of {shop}."
+                ),
+                _(
+                    "Customers reach them at {own}. To use {name} again, claim it anew: it gets a new value to prove."
+                ),
+            ],
+        ),
+    }
+    subject, paragraphs = texts[event]
+    context = {
+        "paragraphs": [paragraph.format(**words) for paragraph in paragraphs],
+        "quote": None,
+        "link": (f"/settings/portals/{id_text(portal.id)}/domain", _("See the domain")),
+        "reference": None,
+    }
+    subject = _one_line(subject.format(**words))
+    return Letter(tenancy.installation(settings), "owner_note", to, subject, context)
 
 
 def _in(portal: PortalView, text: str, **values: str) -> str:

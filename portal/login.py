@@ -14,16 +14,18 @@ from urllib.parse import quote, urlsplit
 from sqlalchemy import bindparam, delete, func, select, update
 from sqlalchemy.orm import Session
 from sqlmodel import col
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Match
 
-from portal import clock, models, sync
-from portal.ids import new_id
+from portal import clock, models, outgoing, sync, tally
+from portal.ids import id_text, new_id
 from portal.settings import Settings
 from portal.texts import gettext as _
 
 LINK_LIFE = timedelta(minutes=10)
+ENTRY_LIFE = timedelta(minutes=5)
 TRIES = 5
 IDLE, ABSOLUTE = timedelta(hours=1), timedelta(hours=24)
 SEEN_EVERY = timedelta(minutes=5)
@@ -46,6 +48,8 @@ class SignedIn:
     email: str
     name: str | None
     session_id: int
+    viewer: bool = False  # somebody of the merchant looks, and can do nothing
+    return_url: str | None = None  # of the merchant's app, which sent them here
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +63,18 @@ class Ask:
 
 
 Trouble = Literal["expired", "used", "foreign", "unknown", "malformed"]
+# Where somebody signs in: a portal, or the merchant's side (None). What was asked for in one opens nothing in another.
+Realm = int | None
+
+
+def purpose_of(realm: Realm) -> str:
+    return "merchant" if realm is None else "customer"
+
+
+def _in(row: Any, realm: Realm) -> tuple[Any, Any]:
+    """That a row of asks or links is of this realm."""
+    of_it = col(row.portal_id).is_(None) if realm is None else col(row.portal_id) == realm
+    return of_it, col(row.purpose) == purpose_of(realm)
 
 
 # Asking
@@ -66,7 +82,7 @@ Trouble = Literal["expired", "used", "foreign", "unknown", "malformed"]
 
 def ask(
     db: Session,
-    portal_id: int,
+    portal_id: Realm,
     email: str,
     browser: str,
     user_agent: str,
@@ -81,11 +97,12 @@ def ask(
         models.LoginRequest(
             id=request_id,
             portal_id=portal_id,
+            purpose=purpose_of(portal_id),
             email=email[:254].strip().lower(),
             browser_hash=digest(browser),
             user_agent=user_agent[:200],
             network=network[:60],
-            next_path=safe_next(next_path),
+            next_path=safe_next(next_path) if portal_id is not None else next_path[:500],
             typed=typed,
             created_at=now,
             expires_at=now + LINK_LIFE,
@@ -103,14 +120,14 @@ def _queue(db: Session, kind: str, payload: dict[str, Any], now: datetime, dedup
 
 
 def ask_again(
-    db: Session, portal_id: int, token: str, browser: str, user_agent: str, network: str, now: datetime
+    db: Session, portal_id: Realm, token: str, browser: str, user_agent: str, network: str, now: datetime
 ) -> int | None:
     """Another mail to the address of an old link, which stands in no page; None where the link is none of ours."""
     request, row = models.LoginRequest, models.LoginToken
     old = db.execute(
         select(request)
         .join(row, col(row.request_id) == col(request.id))
-        .where(col(row.token_hash) == digest(token), col(row.portal_id) == portal_id)
+        .where(col(row.token_hash) == digest(token), *_in(row, portal_id))
     ).scalar_one_or_none()
     if old is None:
         return None
@@ -118,7 +135,7 @@ def ask_again(
 
 
 def resend(
-    db: Session, portal_id: int, browser: str, user_agent: str, network: str, now: datetime
+    db: Session, portal_id: Realm, browser: str, user_agent: str, network: str, now: datetime
 ) -> int | None:
     """The last ask of this browser once more; None where it has not asked of late."""
     old = _newest(db, portal_id, browser, now - KEEP_ASKS)
@@ -132,7 +149,7 @@ def resend(
 class Prepared:
     """What goes into a sign-in mail, and to whom: the address stored on the customer."""
 
-    portal_id: int
+    portal_id: Realm
     to: str
     token: str
     code: str
@@ -140,21 +157,27 @@ class Prepared:
     user_agent: str
 
 
-def prepare_mail(db: Session, request_id: int, secret: str, now: datetime) -> Prepared | None:
+def prepare_mail(
+    db: Session, request_id: int, secret: str, now: datetime, open_to_all: bool = False
+) -> Prepared | None:
     """Decide whether an ask gets a mail, and make its link and code; None where nothing is to be sent.
+
+    On the merchant's side anybody gets one where the installation is `open_to_all`: the mail proves the address.
 
     To be called by the worker only: what it does takes another time for a customer than for a stranger.
     """
     asked = db.get(models.LoginRequest, request_id)
     if asked is None or asked.expires_at <= now:
         return None
-    customer = db.execute(
-        select(models.Customer)
-        .where(col(models.Customer.portal_id) == asked.portal_id, col(models.Customer.email) == asked.email)
-        .with_for_update()  # two workers would both see the last mail that is still allowed
-    ).scalar_one_or_none()
-    if customer is None or _over_limit(db, asked):
+    who: Any = models.User if asked.portal_id is None else models.Customer
+    wanted = [col(who.email) == asked.email]
+    if asked.portal_id is not None:
+        wanted.append(col(who.portal_id) == asked.portal_id)
+    # Locked: two workers would both see the last mail that is still allowed.
+    known = db.execute(select(who).where(*wanted).with_for_update()).scalar_one_or_none()
+    if (known is None and not (open_to_all and asked.portal_id is None)) or _over_limit(db, asked):
         return None
+    email: str = known.email if known is not None else asked.email
     token = secrets.token_urlsafe(32)
     code = "".join(secrets.choice(ALPHABET) for _ in range(6))
     db.add(
@@ -162,13 +185,14 @@ def prepare_mail(db: Session, request_id: int, secret: str, now: datetime) -> Pr
             token_hash=digest(token),
             request_id=asked.id,
             portal_id=asked.portal_id,
-            email=customer.email,
+            purpose=asked.purpose,
+            email=email,
             expires_at=asked.expires_at,
         )
     )
     asked.code_hash = _code_hash(secret, asked.id, code)
     asked.mailed_at = now
-    return Prepared(asked.portal_id, customer.email, token, code, asked.created_at, asked.user_agent)
+    return Prepared(asked.portal_id, email, token, code, asked.created_at, asked.user_agent)
 
 
 def _over_limit(db: Session, asked: models.LoginRequest) -> bool:
@@ -177,7 +201,7 @@ def _over_limit(db: Session, asked: models.LoginRequest) -> bool:
     Of a network, asks are counted and not mails: else one could count who is a customer by what still reaches oneself.
     """
     request = models.LoginRequest
-    earlier = [col(request.portal_id) == asked.portal_id, col(request.id) != asked.id]
+    earlier = [*_in(request, asked.portal_id), col(request.id) != asked.id]
     for span, most in PER_ADDRESS:
         sent = db.execute(
             select(func.count()).where(
@@ -220,7 +244,7 @@ class LinkView:
 
 
 def look_at_link(
-    db: Session, portal_id: int, token: str, browser: str | None, now: datetime
+    db: Session, portal_id: Realm, token: str, browser: str | None, now: datetime
 ) -> LinkView | Trouble:
     """What a link leads to, or what is wrong with it; changes nothing."""
     if not _TOKEN.fullmatch(token):
@@ -242,7 +266,7 @@ def look_at_link(
     ).one_or_none()
     if found is None:
         return "unknown"
-    if found.portal_id != portal_id or found.purpose != "customer":
+    if found.portal_id != portal_id or found.purpose != purpose_of(portal_id):
         return "foreign"
     if found.used_at is not None:
         return "used"
@@ -273,13 +297,29 @@ def redeem_link(
     now: datetime,
 ) -> Redeemed | Trouble:
     """Spend a link in one conditional UPDATE and open a session in the same transaction."""
+    spent = spend_link(db, portal_id, token, now)
+    if not isinstance(spent, Spent):
+        return spent
+    opened = _open_session(db, portal_id, spent.email, browser, user_agent, old_session, now)
+    return Redeemed(opened, spent.next_path) if opened else "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """An address that is proved now, and where they were going."""
+
+    email: str
+    next_path: str
+
+
+def spend_link(db: Session, realm: Realm, token: str, now: datetime) -> Spent | Trouble:
+    """Spend a link in one conditional UPDATE; who opens a session does so in the same transaction."""
     row = models.LoginToken
     spent = db.execute(
         update(row)
         .where(
             col(row.token_hash) == digest(token),
-            col(row.portal_id) == portal_id,
-            col(row.purpose) == "customer",
+            *_in(row, realm),
             col(row.used_at).is_(None),
             col(row.expires_at) > now,
         )
@@ -287,11 +327,9 @@ def redeem_link(
         .returning(col(row.email), col(row.request_id))
     ).one_or_none()
     if spent is None:
-        found = look_at_link(db, portal_id, token, None, now)
+        found = look_at_link(db, realm, token, None, now)
         return found if isinstance(found, str) else "used"
-    asked = db.get_one(models.LoginRequest, spent.request_id)
-    opened = _open_session(db, portal_id, spent.email, browser, user_agent, old_session, now)
-    return Redeemed(opened, asked.next_path) if opened else "unknown"
+    return Spent(spent.email, db.get_one(models.LoginRequest, spent.request_id).next_path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,12 +349,23 @@ def redeem_code(
     old_session: str | None,
     now: datetime,
 ) -> Redeemed | WrongCode:
-    """Sign in by the code, in the browser that asked; five tries for each mail, then its code is dead.
+    """Sign in by the code, in the browser that asked; five tries for each mail, then its code is dead."""
+    spent = spend_code(db, portal_id, code, browser, secret, now)
+    if isinstance(spent, WrongCode) or browser is None:
+        return spent if isinstance(spent, WrongCode) else WrongCode(0)
+    opened = _open_session(db, portal_id, spent.email, browser, user_agent, old_session, now)
+    return Redeemed(opened, spent.next_path) if opened else WrongCode(0)
+
+
+def spend_code(
+    db: Session, realm: Realm, code: str, browser: str | None, secret: str, now: datetime
+) -> Spent | WrongCode:
+    """Take a code, in the browser that asked for it.
 
     Mails overtake each other, and over the limit there is none: so the code of any mail to the newest address that
     this browser asked for is right, as long as it lives. A try counts against all of them, mailed or not.
     """
-    live = _live_asks(db, portal_id, browser, now) if browser else []
+    live = _live_asks(db, realm, browser, now) if browser else []
     typed = normalized_code(code)
     right: models.LoginRequest | None = None
     for asked in live:
@@ -324,14 +373,13 @@ def redeem_code(
         expected = asked.code_hash or secrets.token_hex(32)
         if hmac.compare_digest(expected, _code_hash(secret, asked.id, typed)):
             right = asked
-    if right is None or browser is None:
+    if right is None:
         return WrongCode(max((TRIES - asked.tries for asked in live), default=0))
     right.code_used_at = now
-    opened = _open_session(db, portal_id, right.email, browser, user_agent, old_session, now)
-    return Redeemed(opened, right.next_path) if opened else WrongCode(0)
+    return Spent(right.email, right.next_path)
 
 
-def _live_asks(db: Session, portal_id: int, browser: str, now: datetime) -> list[models.LoginRequest]:
+def _live_asks(db: Session, portal_id: Realm, browser: str, now: datetime) -> list[models.LoginRequest]:
     """The asks of this browser whose codes may still be tried, newest first, locked."""
     newest = _newest(db, portal_id, browser, now - LINK_LIFE)
     if newest is None:
@@ -341,8 +389,7 @@ def _live_asks(db: Session, portal_id: int, browser: str, now: datetime) -> list
         select(request)
         .where(
             col(request.browser_hash) == digest(browser),
-            col(request.portal_id) == portal_id,
-            col(request.purpose) == "customer",
+            *_in(request, portal_id),
             col(request.email) == newest.email,
             col(request.expires_at) > now,
             col(request.code_used_at).is_(None),
@@ -361,7 +408,7 @@ def normalized_code(text: str) -> str:
     return "".join(c for c in text.upper().translate(_READ_AS) if c.isalnum())[:12]
 
 
-def newest_ask(db: Session, portal_id: int, browser: str, now: datetime) -> Ask | None:
+def newest_ask(db: Session, portal_id: Realm, browser: str, now: datetime) -> Ask | None:
     """The last ask of this browser, while its mail is good."""
     row = _newest(db, portal_id, browser, now - LINK_LIFE)
     if row is None:
@@ -370,19 +417,123 @@ def newest_ask(db: Session, portal_id: int, browser: str, now: datetime) -> Ask 
     return Ask(address, row.created_at, row.next_path, max(0, TRIES - row.tries))
 
 
-def _newest(db: Session, portal_id: int, browser: str, since: datetime) -> models.LoginRequest | None:
+def _newest(db: Session, portal_id: Realm, browser: str, since: datetime) -> models.LoginRequest | None:
     request = models.LoginRequest
     return db.execute(
         select(request)
         .where(
             col(request.browser_hash) == digest(browser),
-            col(request.portal_id) == portal_id,
-            col(request.purpose) == "customer",
+            *_in(request, portal_id),
             col(request.created_at) > since,
         )
         .order_by(col(request.created_at).desc(), col(request.id).desc())
         .limit(1)
     ).scalar_one_or_none()
+
+
+# The way in from the merchant's own app, which knows who is in front of it
+
+FLOWS = ("update_payment_method", "cancel", "invoices")
+
+
+def new_entry(
+    db: Session,
+    customer: models.Customer,
+    key_id: int,
+    now: datetime,
+    flow: str | None = None,
+    subscription_id: int | None = None,
+    return_url: str | None = None,
+) -> str:
+    """The secret of a single-use link that opens a session of this customer, at a page of their own."""
+    token = secrets.token_urlsafe(32)
+    db.add(
+        models.Entry(
+            token_hash=digest(token),
+            portal_id=customer.portal_id,
+            customer_id=customer.id,
+            purpose="app",
+            flow=flow,
+            subscription_id=subscription_id,
+            return_url=return_url,
+            created_by=key_id,
+            created_at=now,
+            expires_at=now + ENTRY_LIFE,
+        )
+    )
+    return token
+
+
+@dataclass(frozen=True, slots=True)
+class EntryView:
+    """What the page of an entry says before anything is done."""
+
+    email: str  # never shown whole: `masked`
+    return_url: str | None
+
+    @property
+    def masked(self) -> str:
+        return masked(self.email)
+
+
+def look_at_entry(db: Session, portal_id: int, token: str, now: datetime) -> EntryView | None:
+    """Whose pages an entry opens; changes nothing. None where it is none of ours, used or over."""
+    entry, customer = models.Entry, models.Customer
+    found = db.execute(
+        select(col(customer.email), col(entry.return_url))
+        .join(
+            entry,
+            (col(entry.portal_id) == col(customer.portal_id)) & (col(entry.customer_id) == col(customer.id)),
+        )
+        .where(*_open_entry(portal_id, token, now))
+    ).one_or_none()
+    return EntryView(*found) if found else None
+
+
+def redeem_entry(
+    db: Session,
+    portal_id: int,
+    token: str,
+    browser: str,
+    user_agent: str,
+    old_session: str | None,
+    now: datetime,
+) -> Redeemed | None:
+    """Spend an entry by one conditional UPDATE and open its session in the same transaction."""
+    entry = models.Entry
+    spent = db.execute(
+        update(entry)
+        .where(*_open_entry(portal_id, token, now))
+        .values(used_at=now)
+        .returning(col(entry.customer_id), col(entry.flow), col(entry.subscription_id), col(entry.return_url))
+    ).one_or_none()
+    if spent is None:
+        return None
+    email = db.get_one(models.Customer, spent.customer_id).email
+    opened = _open_session(
+        db, portal_id, email, browser, user_agent, old_session, now, return_url=spent.return_url
+    )
+    return Redeemed(opened, _first_page(spent.flow, spent.subscription_id)) if opened else None
+
+
+def _open_entry(portal_id: int, token: str, now: datetime) -> tuple[Any, ...]:
+    entry = models.Entry
+    return (
+        col(entry.token_hash) == digest(token),
+        col(entry.portal_id) == portal_id,
+        col(entry.purpose) == "app",
+        col(entry.used_at).is_(None),
+        col(entry.expires_at) > now,
+    )
+
+
+def _first_page(flow: str | None, subscription_id: int | None) -> str:
+    """Where the merchant's app wanted them to be."""
+    if flow == "invoices":
+        return "/customers/payments"
+    if flow is not None and subscription_id is not None:
+        return f"/customers/subscriptions/{id_text(subscription_id)}/{flow}"
+    return HOME
 
 
 # Sessions
@@ -396,6 +547,7 @@ def _open_session(
     user_agent: str,
     old_session: str | None,
     now: datetime,
+    return_url: str | None = None,
 ) -> str | None:
     customer = db.execute(
         select(models.Customer).where(
@@ -404,6 +556,11 @@ def _open_session(
     ).scalar_one_or_none()
     if customer is None:
         return None
+    # Who comes by a further address of theirs is the person it was joined with.
+    person_id = sync.joined(db, portal_id, customer.id)
+    joined_id = customer.id if person_id != customer.id else None
+    customer = db.get_one(models.Customer, person_id)
+    customer.seen_at = now
     if old_session:
         db.execute(delete(models.SignIn).where(col(models.SignIn.token_hash) == digest(old_session)))
     token = secrets.token_urlsafe(32)
@@ -412,6 +569,8 @@ def _open_session(
             token_hash=digest(token),
             portal_id=portal_id,
             customer_id=customer.id,
+            joined_id=joined_id,
+            return_url=return_url,
             user_agent=user_agent[:200],
             created_at=now,
             last_seen_at=now,
@@ -421,6 +580,8 @@ def _open_session(
     _know_device(db, customer, browser, user_agent, now)
     # Once an hour at most the processors are asked how things stand, so that nobody reads yesterday's word for long.
     _queue(db, "look_at_customer", {"customer": customer.id}, now, f"look:{customer.id}:{now:%Y%m%d%H}")
+    tally.count(db, portal_id, tally.SIGN_IN, now)
+    outgoing.of_customer(db, "customer.signed_in", customer, now)
     return token
 
 
@@ -435,8 +596,11 @@ def _know_device(
         "customer_id": customer.id,
         "browser_hash": digest(browser),
         "created_at": now,
+        "seen_at": now,
     }
     if not sync.insert_once(db, device, values):
+        this = device.c.customer_id == customer.id, device.c.browser_hash == values["browser_hash"]
+        db.execute(update(device).where(*this).values(seen_at=now))
         return
     others = select(device.c.id).where(device.c.customer_id == customer.id, device.c.id != values["id"])
     if db.execute(others.limit(1)).first():
@@ -459,12 +623,13 @@ LOAD = (
         _session.c.id,
         _session.c.last_seen_at,
         _session.c.expires_at,
+        _session.c.return_url,
     )
     .join(_customer, _customer.c.id == _session.c.customer_id)
     .where(
         _session.c.token_hash == bindparam("token_hash"),
         _session.c.portal_id == bindparam("portal"),
-        _session.c.purpose == "customer",
+        _session.c.purpose == bindparam("purpose"),
     )
 )
 
@@ -475,12 +640,17 @@ class Loaded:
     last_seen_at: datetime
 
 
-def load_session(db: Session, portal_id: int, token: str, now: datetime) -> Loaded | None:
-    """Who is signed in with this cookie, in this portal and still."""
-    row = db.execute(LOAD, {"token_hash": digest(token), "portal": portal_id}).one_or_none()
+def load_session(
+    db: Session, portal_id: int, token: str, now: datetime, purpose: str = "customer"
+) -> Loaded | None:
+    """Who is signed in with this cookie, in this portal and still; or, for the purpose `view`, who is looked at."""
+    given = {"token_hash": digest(token), "portal": portal_id, "purpose": purpose}
+    row = db.execute(LOAD, given).one_or_none()
     if row is None or row.expires_at <= now or row.last_seen_at <= now - IDLE:
         return None
-    return Loaded(SignedIn(row.customer_id, row.email, row.name, row.id), row.last_seen_at)
+    viewer = purpose != "customer"
+    who = SignedIn(row.customer_id, row.email, row.name, row.id, viewer, row.return_url)
+    return Loaded(who, row.last_seen_at)
 
 
 def touch(db: Session, session_id: int, now: datetime) -> None:
@@ -547,6 +717,7 @@ def forget_old(db: Session, now: datetime) -> None:
     """What no limit and no page looks at any more: sessions that have ended, asks and their links."""
     db.execute(delete(models.SignIn).where(col(models.SignIn.expires_at) <= now))
     db.execute(delete(models.LoginToken).where(col(models.LoginToken.expires_at) <= now - KEEP_ASKS))
+    db.execute(delete(models.Entry).where(col(models.Entry.expires_at) <= now - KEEP_ASKS))
     linked = select(col(models.LoginToken.request_id))
     request = models.LoginRequest
     db.execute(
@@ -566,22 +737,26 @@ def signed_in(view: View) -> View:
 
     @functools.wraps(view)
     async def guarded(request: Request) -> Response:
-        if await recognise(request):
-            return await view(request)
-        return _to_form(request)
+        if not await recognise(request):
+            return _to_form(request)
+        if request.state.customer.viewer and request.method not in ("GET", "HEAD"):
+            raise HTTPException(403, _("You are looking as a customer. Nothing can be changed from here."))
+        return await view(request)
 
+    guarded.guard = ("customer",)  # type: ignore[attr-defined]
     return guarded
 
 
 async def recognise(request: Request) -> bool:
     """Find out who asks, and note that they were here (seldom, and not for what a browser fetches ahead)."""
     settings: Settings = request.app.state.settings
-    token = request.cookies.get(cookie_name(settings))
-    if not token or len(token) > 200:
-        return False
     database = request.app.state.database
     now = clock.now()
-    found = await database.read(load_session, request.state.portal.id, token, now)
+    found: Loaded | None = None
+    for name, purpose in ((view_cookie_name(settings), "view"), (cookie_name(settings), "customer")):
+        token = request.cookies.get(name)
+        if found is None and token and len(token) <= 200:
+            found = await database.read(load_session, request.state.portal.id, token, now, purpose)
     if found is None:
         return False
     request.state.customer = found.customer
@@ -614,7 +789,7 @@ def _is_page(request: Request) -> bool:
 
 
 _PAGE = re.compile(r"/customers(/[A-Za-z0-9_~-][A-Za-z0-9_.~-]*)+(\?[A-Za-z0-9_.~=&%+-]*)?")
-_NO_AIM = ("login", "logout", "return", "leave", "static", "logo")
+_NO_AIM = ("login", "logout", "enter", "return", "leave", "static", "logo")
 
 
 def safe_next(text: str) -> str:
@@ -629,6 +804,11 @@ def safe_next(text: str) -> str:
 
 def cookie_name(settings: Settings) -> str:
     return "__Host-portal" if settings.secure else "portal"
+
+
+def view_cookie_name(settings: Settings) -> str:
+    """The cookie of who looks as a customer; it goes before a customer's own."""
+    return f"{cookie_name(settings)}-view"
 
 
 def browser_cookie_name(settings: Settings) -> str:

@@ -94,6 +94,8 @@ NEEDS: Mapping[str, type[Any]] = MappingProxyType(
         "payment_skipped": AboutAction,
         "note": Note,
         "merchant_note": Note,
+        "invitation": Note,
+        "owner_note": Note,
     }
 )
 
@@ -109,16 +111,7 @@ def compose(
     if missing := NEEDS[template].__required_keys__ - context.keys():
         raise ValueError(f"{template} is not told: {', '.join(sorted(missing))}")
     subject = _one_line(subject)[:180]
-    values = {
-        **{name: _one_line(value) if isinstance(value, str) else value for name, value in context.items()},
-        "portal": portal,
-        "to": to,
-        "origin": settings.origin(portal.host),
-        "subject": subject,
-        "format": render.formats(portal.locale, portal.time_zone),
-        "fill": dict(portal.brand).get("brand-light", "#1b1c1e"),
-        "on_fill": dict(portal.brand).get("on-brand-light", "#ffffff"),
-    }
+    text, html = written(settings, portal, template, to, subject, context)
     message = EmailMessage(policy=policy.SMTP)
     message["From"] = Address(_one_line(portal.sender_name or portal.name)[:80], addr_spec=settings.mail_from)
     message["To"] = one_address(to)
@@ -128,15 +121,45 @@ def compose(
     message["Message-ID"] = f"<{uuid4().hex}@{portal.host}>"
     message["Auto-Submitted"] = "auto-generated"
     message["X-Auto-Response-Suppress"] = "All"
+    message.set_content(text)
+    message.add_alternative(html, subtype="html")
+    return message
+
+
+def written(
+    settings: Settings,
+    portal: PortalView,
+    template: str,
+    to: str,
+    subject: str,
+    context: Mapping[str, Any],
+    layout: str = "mail/layout.html",
+    parts: str = "mail/parts.html",
+) -> tuple[str, str]:
+    """The two parts of a mail: its text, and its HTML. With another layout and other parts, the same words and blocks
+    stand in a page of ours, which allows no style of its own."""
+    values = {
+        "own": (),  # the merchant's paragraphs
+        "named": None,  # what it is about, where the merchant's subject does not say it
+        "notice": None,
+        **{name: _one_line(value) if isinstance(value, str) else value for name, value in context.items()},
+        "portal": portal,
+        "to": to,
+        "origin": settings.origin(portal.host),
+        "subject": _one_line(subject)[:180],
+        "format": render.formats(portal.locale, portal.time_zone),
+        "fill": dict(portal.brand).get("brand-light", "#1b1c1e"),
+        "on_fill": dict(portal.brand).get("on-brand-light", "#ffffff"),
+        "layout": layout,
+        "parts_file": parts,
+    }
     token = locale.set(portal.locale)
     try:
         text = _texts(portal.locale).get_template(f"mail/{template}.txt").render(values)
         html = render.environment(portal.locale).get_template(f"mail/{template}.html").render(values)
     finally:
         locale.reset(token)
-    message.set_content(re.sub(r"\n{3,}", "\n\n", text).strip() + "\n")
-    message.add_alternative(html, subtype="html")
-    return message
+    return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n", html
 
 
 _ADDRESS = re.compile(

@@ -1,8 +1,10 @@
 """What happens around every request: id and log, limits of size, whose portal it is, proof of origin, headers,
 compression. Pure ASGI."""
 
+import asyncio
 import gzip
 import logging
+import re
 import secrets
 import sys
 import time
@@ -25,10 +27,21 @@ from portal import tenancy, texts
 from portal.db import Database
 from portal.settings import Settings
 
+PICTURES = re.compile(r"/settings/portals/(new|[0-9a-z]{13}/logo(_dark)?)")  # forms that carry a picture
+PICTURE_BODY, PICTURE_S = (
+    64 * 1024 * 1024,
+    120.0,
+)  # read through to the end, to be answered; kept is at most 1 MB
 MACHINE = ("/webhooks/", "/health/", "/__demo/", "/internal/", "/api/v1/")
+STILL_OPEN = (
+    "/customers/static/",
+    "/customers/logo/",
+    "/customers/return/",
+)  # while a portal is switched off
 SAFE = frozenset({"GET", "HEAD"})
 COME_BACK = "/customers/return/"  # processors send people back by cross-site POST; only a one-time state is spent there
 PAGE_BODY, MACHINE_BODY = 64 * 1024, 1024 * 1024
+BODY_S = 60.0
 CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
@@ -76,6 +89,11 @@ def configure_logging(settings: Settings) -> None:
 def is_machine(path: str) -> bool:
     """Whether an address is for machines: it reads neither Host nor cookie."""
     return path.startswith(MACHINE) or path == "/metrics"
+
+
+def is_customers(path: str) -> bool:
+    """Whether an address is a customers' page, which a portal's host alone answers."""
+    return path == "/customers" or path.startswith("/customers/")
 
 
 class Log:
@@ -168,7 +186,7 @@ class SecurityHeaders:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         # A stylesheet or script is no page: what governs pages would only weigh on it.
-        is_file = scope["type"] == "http" and scope["path"].startswith("/customers/static/")
+        is_file = scope["type"] == "http" and scope["path"].startswith(("/customers/static/", "/static/"))
         fixed = self.for_files if is_file else self.fixed
         # A picture in a mail is shown by the pages of somebody's web mail.
         elsewhere = scope["type"] == "http" and scope["path"].startswith("/customers/logo/")
@@ -297,6 +315,9 @@ class Tenancy:
             return
         hosts = [value for name, value in scope["headers"] if name == b"host"]
         host = parse_host(hosts[0]) if len(hosts) == 1 else None
+        if host == self.settings.admin_host:
+            await self._merchants_side(scope, receive, send)
+            return
         portal = await self._portal(host) if host else None
         if portal is None:
             words = (
@@ -306,15 +327,29 @@ class Tenancy:
             return
         scope["scheme"] = self.settings.scheme
         scope["state"]["portal"] = portal
+        if not (is_customers(scope["path"]) or scope["path"] == "/"):
+            await _error(scope, receive, send, 404)
+            return
         token = texts.locale.set(portal.locale)
         try:
-            await self.app(scope, receive, send)
+            if portal.enabled or scope["path"].startswith(STILL_OPEN):
+                await self.app(scope, receive, send)
+            else:
+                await _closed(scope, receive, send)
         finally:
             texts.locale.reset(token)
 
+    async def _merchants_side(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Its own host, and nothing of the customers' there."""
+        scope["scheme"] = self.settings.scheme
+        scope["state"]["portal"] = None
+        scope["state"]["merchants"] = True
+        if is_customers(scope["path"]):
+            await _error(scope, receive, send, 404)
+        else:
+            await self.app(scope, receive, send)
+
     async def _portal(self, host: str) -> tenancy.PortalView | None:
-        if host == self.settings.admin_host:
-            return None
         now = time.monotonic()
         known = self._known.get(host)
         if known and known[0] > now:
@@ -380,22 +415,42 @@ class BodyLimit:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        limit = MACHINE_BODY if is_machine(scope["path"]) else PAGE_BODY
+        limit, seconds = _limits(scope["path"])
         announced = Headers(scope=scope).get("content-length", "0")
         if announced.isdigit() and int(announced) > limit:
             await _error(scope, receive, send, 413)
             return
-        got = 0
+        got, until, whole = 0, time.monotonic() + seconds, False
 
         async def counting() -> Message:
-            nonlocal got
-            message = await receive()
+            nonlocal got, whole
+            if whole:  # what comes now is that they have gone, whenever that may be
+                return await receive()
+            try:
+                message = await asyncio.wait_for(receive(), max(0.0, until - time.monotonic()))
+            except TimeoutError:
+                raise HTTPException(408) from None
             got += len(message.get("body", b""))
             if got > limit:
                 raise HTTPException(413)
+            whole = not message.get("more_body", False)
             return message
 
         await self.app(scope, counting, send)
+
+
+def _limits(path: str) -> tuple[int, float]:
+    """How many bytes a body may have, and in how many seconds it is to arrive."""
+    if is_machine(path):
+        return MACHINE_BODY, BODY_S
+    return (PICTURE_BODY, PICTURE_S) if PICTURES.fullmatch(path) else (PAGE_BODY, BODY_S)
+
+
+async def _closed(scope: Scope, receive: Receive, send: Send) -> None:
+    """The merchant has switched the portal off."""
+    from portal.views import errors
+
+    await errors.closed(Request(scope, receive))(scope, receive, send)
 
 
 async def _error(scope: Scope, receive: Receive, send: Send, status: int) -> None:

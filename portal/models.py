@@ -17,6 +17,7 @@ from sqlalchemy import (
     String,
     UniqueConstraint,
     text,
+    true,
 )
 from sqlalchemy.types import TypeDecorator
 from sqlmodel import Field, SQLModel
@@ -72,7 +73,14 @@ def _json(default: Any = None) -> Any:
     return Field(default=default, sa_type=JSON(none_as_null=True))
 
 
+def _only(name: str, *columns: str, where: str, unique: bool = False) -> Index:
+    """An index over those rows alone for which `where` holds."""
+    return Index(name, *columns, unique=unique, sqlite_where=text(where), postgresql_where=text(where))
+
+
 class Merchant(SQLModel, table=True):
+    """A business with one or more portals; strictly apart from all others."""
+
     id: int = _id()
     name: str
     email: str
@@ -86,6 +94,7 @@ class Portal(SQLModel, table=True):
     slug: str = Field(unique=True)
     name: str
     domain: str | None = Field(default=None, unique=True)  # proved; unproved claims are not kept here
+    domain_until: datetime | None = _moment()  # its proof is missing: no more links, and then not served
     support_email: str
     shop_url: str | None = None
     sender_name: str | None = None
@@ -105,6 +114,18 @@ class Portal(SQLModel, table=True):
         default=3, sa_column_kwargs={"server_default": "3"}
     )  # within which the merchant answers what is asked of them
     request_email: str | None = None  # who is asked; None: the support address
+    enabled: bool = Field(default=True, sa_column_kwargs={"server_default": true()})  # the off switch
+    brand_colour: str | None = None  # as the merchant gave it; `brand` is derived from it
+    logo_dark_id: int | None = _big()
+    # "period_end", "now" or "both"; days of notice; per reason one offer that stands beside the cancel button
+    cancel_policy: dict[str, Any] | None = _json()
+    save_offers: dict[str, Any] | None = _json()
+    privacy: dict[str, Any] | None = _json()  # retention and what is shown
+    return_urls: list[str] | None = _json()  # where the merchant's own app may have customers sent back to
+    answer_templates: list[dict[str, str]] | None = _json()  # for requests: title, text
+    version: int = Field(
+        default=1, sa_column_kwargs={"server_default": "1"}
+    )  # of two who save at once, one is late
 
     @property
     def can_invoice(self) -> bool:
@@ -120,9 +141,12 @@ class Asset(SQLModel, table=True):
     portal_id: int = Field(foreign_key="portal.id", sa_type=BigInteger)
     sha256: str
     content_type: str
-    width: int
+    width: int  # as shown, in CSS pixels
     height: int
     content: bytes = Field(sa_type=LargeBinary)
+    # The same at twice the size, for dense screens.
+    twice_sha256: str | None = None
+    twice: bytes | None = Field(default=None, sa_type=LargeBinary)
 
 
 class Account(SQLModel, table=True):
@@ -145,17 +169,349 @@ class Account(SQLModel, table=True):
     # What customers may switch to: title, plan (the processor's id), minor, currency, unit, count, quantity.
     plans: list[dict[str, Any]] | None = _json()
     created_at: datetime = _moment(nullable=False)
+    # What `check` said last: ok, live, account, missing, hint; and when.
+    health: dict[str, Any] | None = _json()
+    checked_at: datetime | None = _moment()
+    webhook_remote: str | None = None  # the processor's id of the webhook that we registered there
+    disconnected_at: datetime | None = _moment()  # history stays; nothing is called any more
+    version: int = Field(default=1, sa_column_kwargs={"server_default": "1"})
+
+
+class DomainClaim(SQLModel, table=True):
+    """A name that a merchant says is theirs. It reserves nothing until its TXT record is seen; then it stands in
+    `portal.domain`, and is looked at again daily."""
+
+    __tablename__ = "domain_claim"
+    __table_args__ = (
+        UniqueConstraint("portal_id"),  # one name a portal; a new claim takes the place of the old one
+        Index("ix_domain_claim_name", "name"),
+        Index("ix_domain_claim_next", "next_check_at"),
+    )
+    id: int = _id()
+    portal_id: int = Field(foreign_key="portal.id", sa_type=BigInteger)
+    name: str  # lower case, IDNA A-labels
+    token: str  # stands in the TXT record
+    state: str = "pending"  # pending, proved (serving), lost (proof gone: no more links are mailed), released
+    created_at: datetime = _moment(nullable=False)
+    checked_at: datetime | None = _moment()
+    next_check_at: datetime | None = _moment()
+    proved_at: datetime | None = _moment()
+    lost_at: datetime | None = _moment()  # since when the proof is missing; after 72 h the name is let go
+    silent_since: datetime | None = _moment()  # since when no name server has answered
+    problems: list[dict[str, str]] | None = _json()  # what the last look found: record, code, seen
+
+
+# The merchant's side
+
+
+class User(SQLModel, table=True):
+    """A person on the merchant's side, by their address; may belong to several merchants."""
+
+    __tablename__ = "merchant_user"
+    id: int = _id()
+    email: str = Field(unique=True)  # lower case
+    name: str | None = None
+    created_at: datetime = _moment(nullable=False)
+    totp: bytes | None = Field(default=None, sa_type=LargeBinary)  # sealed; counts once confirmed
+    totp_confirmed_at: datetime | None = _moment()
+    totp_step: int | None = _big()  # the last step that was used: a code works once
+    recovery_hashes: list[str] | None = _json()
+
+
+class Member(SQLModel, table=True):
+    """A user's part in a merchant: owner, editor or viewer."""
+
+    __tablename__ = "merchant_member"
+    __table_args__ = (
+        UniqueConstraint("merchant_id", "user_id"),
+        Index("ix_merchant_member_user", "user_id"),
+    )
+    id: int = _id()
+    merchant_id: int = Field(foreign_key="merchant.id", sa_type=BigInteger)
+    user_id: int = Field(foreign_key="merchant_user.id", sa_type=BigInteger)
+    role: str  # owner, editor, viewer
+    created_at: datetime = _moment(nullable=False)
+
+
+class Invitation(SQLModel, table=True):
+    """A one-time link into the merchant's side: to set up the installation, or to join a merchant."""
+
+    __tablename__ = "merchant_invitation"
+    __table_args__ = (Index("ix_merchant_invitation_merchant", "merchant_id"),)
+    id: int = _id()
+    token_hash: str = Field(unique=True)
+    merchant_id: int | None = _big()  # None: whoever takes it begins a merchant of their own
+    email: str | None = None  # None: whoever holds the link
+    role: str = "owner"
+    invited_by: int | None = _big()
+    created_at: datetime = _moment(nullable=False)
+    expires_at: datetime = _moment(nullable=False)
+    used_at: datetime | None = _moment()
+
+
+class MerchantSession(SQLModel, table=True):
+    """A session on the merchant's side; only the hash of its id is kept. A purpose of its own: no customer's session
+    opens anything there, and the other way round."""
+
+    __tablename__ = "merchant_session"
+    __table_args__ = (Index("ix_merchant_session_user", "user_id"), UniqueConstraint("id"))
+    token_hash: str = Field(primary_key=True)
+    id: int = Field(default_factory=new_id, sa_type=BigInteger)
+    user_id: int = Field(foreign_key="merchant_user.id", sa_type=BigInteger)
+    merchant_id: int = Field(foreign_key="merchant.id", sa_type=BigInteger)
+    user_agent: str
+    network: str
+    second_factor: str = "none"  # none (no such thing is set up), wanted, given
+    created_at: datetime = _moment(nullable=False)
+    proved_at: datetime = _moment(
+        nullable=False
+    )  # when they last proved who they are; keys and domains ask for it
+    last_seen_at: datetime = _moment(nullable=False)
+    expires_at: datetime = _moment(nullable=False)
+
+
+class Passkey(SQLModel, table=True):
+    """A WebAuthn credential of a user."""
+
+    __tablename__ = "passkey"
+    __table_args__ = (Index("ix_passkey_user", "user_id"),)
+    id: int = _id()
+    user_id: int = Field(foreign_key="merchant_user.id", sa_type=BigInteger)
+    credential_id: bytes = Field(sa_type=LargeBinary, unique=True)
+    public_key: bytes = Field(sa_type=LargeBinary)
+    sign_count: int = _big(nullable=False, default=0)
+    transports: list[str] | None = _json()
+    name: str
+    created_at: datetime = _moment(nullable=False)
+    last_used_at: datetime | None = _moment()
+
+
+class Audit(SQLModel, table=True):
+    """A change on the merchant's side: who, what, before and after, when, from where. Nothing secret stands in it."""
+
+    __tablename__ = "audit"
+    __table_args__ = (Index("ix_audit_list", "merchant_id", "id"),)
+    id: int = _id()
+    merchant_id: int = Field(foreign_key="merchant.id", sa_type=BigInteger)
+    portal_id: int | None = _big()
+    user_id: int | None = _big()
+    who: str  # their address then; "command line", "worker"
+    what: str  # such as portal.changed, account.connected, viewed_as_customer
+    subject: str | None = None  # what it was done to, in words
+    before: dict[str, Any] | None = _json()
+    after: dict[str, Any] | None = _json()
+    network: str | None = None
+    browser: str | None = None
+    at: datetime = _moment(nullable=False)
+
+
+class MailText(SQLModel, table=True):
+    """The merchant's own words for one of the mails, and whether it goes out at all."""
+
+    __tablename__ = "mail_text"
+    __table_args__ = (UniqueConstraint("portal_id", "template"),)
+    id: int = _id()
+    portal_id: int = Field(foreign_key="portal.id", sa_type=BigInteger)
+    template: str
+    enabled: bool = True
+    subject: str | None = None  # None: ours
+    body: str | None = None
+    version: int = 1
+    changed_at: datetime = _moment(nullable=False)
+
+
+class ApiKey(SQLModel, table=True):
+    """A bearer key of the merchant's own app; only its hash is kept."""
+
+    __tablename__ = "api_key"
+    __table_args__ = (Index("ix_api_key_portal", "portal_id"),)
+    id: int = _id()
+    portal_id: int = Field(foreign_key="portal.id", sa_type=BigInteger)
+    name: str
+    prefix: str  # what is shown of it
+    key_hash: str = Field(unique=True)
+    scopes: list[str] = _json()
+    created_at: datetime = _moment(nullable=False)
+    created_by: int | None = _big()
+    last_used_at: datetime | None = _moment()
+    revoked_at: datetime | None = _moment()
+
+
+class ApiUse(SQLModel, table=True):
+    """How often a key was used in a minute: the rate limit, over all processes."""
+
+    __tablename__ = "api_use"
+    key_id: int = Field(foreign_key="api_key.id", sa_type=BigInteger, primary_key=True)
+    minute: int = Field(sa_type=BigInteger, primary_key=True)
+    count: int = 0
+
+
+class Entry(SQLModel, table=True):
+    """A single-use way into a customer's pages, by the merchant's app or for `view as customer`."""
+
+    __tablename__ = "entry"
+    __table_args__ = (
+        ForeignKeyConstraint(["portal_id", "customer_id"], ["customer.portal_id", "customer.id"]),
+        Index("ix_entry_expires", "expires_at"),
+    )
+    token_hash: str = Field(primary_key=True)
+    portal_id: int = _big(nullable=False)
+    customer_id: int = _big(nullable=False)
+    purpose: str  # app, view
+    flow: str | None = None  # update_payment_method, cancel, invoices
+    subscription_id: int | None = _big()
+    return_url: str | None = None
+    created_by: int | None = _big()  # of the API key, or of the user who looks
+    created_at: datetime = _moment(nullable=False)
+    expires_at: datetime = _moment(nullable=False)
+    used_at: datetime | None = _moment()
+
+
+class Endpoint(SQLModel, table=True):
+    """Where the merchant's app takes the portal's own events (Standard Webhooks)."""
+
+    __tablename__ = "endpoint"
+    __table_args__ = (
+        Index("ix_endpoint_portal", "portal_id"),
+        UniqueConstraint("portal_id", "id"),
+    )
+    id: int = _id()
+    portal_id: int = Field(foreign_key="portal.id", sa_type=BigInteger)
+    url: str
+    secret: bytes = Field(sa_type=LargeBinary)  # sealed by the vault
+    previous_secret: bytes | None = Field(default=None, sa_type=LargeBinary)
+    previous_until: datetime | None = _moment()
+    events: list[str] = _json()  # kinds; empty: all
+    created_at: datetime = _moment(nullable=False)
+    failing_since: datetime | None = _moment()  # nothing has arrived since then
+    disabled_at: datetime | None = _moment()
+    problem: str | None = None
+
+
+class OwnEvent(SQLModel, table=True):
+    """Something of its own that the portal tells the merchant's app: kept for 30 days, to be fetched or delivered."""
+
+    __tablename__ = "own_event"
+    __table_args__ = (
+        ForeignKeyConstraint(["portal_id", "customer_id"], ["customer.portal_id", "customer.id"]),
+        UniqueConstraint("portal_id", "id"),
+        Index("ix_own_event_customer", "portal_id", "customer_id"),
+        Index("ix_own_event_at", "at"),
+    )
+    id: int = _id()
+    portal_id: int = Field(foreign_key="portal.id", sa_type=BigInteger)
+    customer_id: int | None = _big()
+    type: str
+    data: dict[str, Any] = _json()
+    at: datetime = _moment(nullable=False)
+
+
+class Delivery(SQLModel, table=True):
+    """One of the portal's own events on its way to an endpoint."""
+
+    __tablename__ = "delivery"
+    __table_args__ = (
+        ForeignKeyConstraint(["portal_id", "endpoint_id"], ["endpoint.portal_id", "endpoint.id"]),
+        ForeignKeyConstraint(["portal_id", "event_id"], ["own_event.portal_id", "own_event.id"]),
+        Index("ix_delivery_list", "portal_id", "endpoint_id", "id"),
+        Index("ix_delivery_event", "portal_id", "event_id"),
+    )
+    id: int = _id()
+    portal_id: int = _big(nullable=False)
+    endpoint_id: int = _big(nullable=False)
+    event_id: int = _big(nullable=False)
+    created_at: datetime = _moment(nullable=False)
+    attempts: int = 0
+    last_at: datetime | None = _moment()
+    last_status: int | None = None
+    last_error: str | None = None
+    delivered_at: datetime | None = _moment()
+    failed_at: datetime | None = _moment()  # not tried any more
+
+
+class Tally(SQLModel, table=True):
+    """How often something happened on a day, where the rows themselves do not stay: sign-ins, mails sent or refused."""
+
+    __tablename__ = "tally"
+    portal_id: int = Field(foreign_key="portal.id", sa_type=BigInteger, primary_key=True)
+    name: str = Field(primary_key=True)
+    day: date = Field(sa_type=Date, primary_key=True)
+    count: int = 0
+
+
+class Assignment(SQLModel, table=True):
+    """What the merchant said of a record without an e-mail: whose it is, or that it is to be left alone."""
+
+    __tablename__ = "assignment"
+    __table_args__ = (
+        UniqueConstraint("account_id", "kind", "remote_id"),
+        ForeignKeyConstraint(["portal_id", "account_id"], ["account.portal_id", "account.id"]),
+        Index("ix_assignment_list", "portal_id", "id"),
+    )
+    id: int = _id()
+    portal_id: int = _big(nullable=False)
+    account_id: int = _big(nullable=False)
+    kind: str  # customer, order, subscription, payment, invoice
+    remote_id: str
+    customer_id: int | None = _big()  # None: ignored
+    by: int | None = _big()
+    at: datetime = _moment(nullable=False)
+
+
+class Join(SQLModel, table=True):
+    """A further address of one person, proved by a mail to it; undone by setting `undone_at`."""
+
+    __tablename__ = "address_join"
+    __table_args__ = (
+        ForeignKeyConstraint(["portal_id", "from_id"], ["customer.portal_id", "customer.id"]),
+        ForeignKeyConstraint(["portal_id", "into_id"], ["customer.portal_id", "customer.id"]),
+        Index("ix_address_join_from", "portal_id", "from_id"),
+        Index("ix_address_join_into", "portal_id", "into_id"),
+        # An address belongs to one other at most.
+        _only("ux_address_join", "from_id", where="proved_at IS NOT NULL AND undone_at IS NULL", unique=True),
+    )
+    id: int = _id()
+    portal_id: int = _big(nullable=False)
+    from_id: int = _big(nullable=False)
+    into_id: int = _big(nullable=False)
+    token_hash: str | None = Field(default=None, unique=True)
+    asked_by: int | None = _big()
+    created_at: datetime = _moment(nullable=False)
+    expires_at: datetime = _moment(nullable=False)
+    proved_at: datetime | None = _moment()
+    undone_at: datetime | None = _moment()
+    undone_by: int | None = _big()
 
 
 class Customer(SQLModel, table=True):
     """A person of one portal: an e-mail address, over all processors and records."""
 
-    __table_args__ = (UniqueConstraint("portal_id", "email"), UniqueConstraint("portal_id", "id"))
+    __table_args__ = (
+        UniqueConstraint("portal_id", "email"),
+        UniqueConstraint("portal_id", "id"),
+        _only("ix_customer_unkeyed", "id", where="keyed IS NULL"),
+    )
     id: int = _id()
     portal_id: int = Field(foreign_key="portal.id", sa_type=BigInteger)
     email: str  # lower case
     name: str | None = None
     created_at: datetime = _moment(nullable=False)
+    seen_at: datetime | None = _moment()  # the last sign-in
+    keyed: bool | None = None  # whether their keys are written; None: the worker does it
+
+
+class CustomerKey(SQLModel, table=True):
+    """What a customer is found by: their address, and their name from each of its words on. Bytes, because the order
+    of texts is another one in each database and language."""
+
+    __tablename__ = "customer_key"
+    __table_args__ = (
+        ForeignKeyConstraint(["portal_id", "customer_id"], ["customer.portal_id", "customer.id"]),
+        Index("ix_customer_key_customer", "customer_id", "key"),
+    )
+    portal_id: int = Field(sa_type=BigInteger, primary_key=True)
+    key: bytes = Field(sa_type=LargeBinary, primary_key=True)
+    customer_id: int = Field(sa_type=BigInteger, primary_key=True)
 
 
 class _Mirrored(SQLModel):
@@ -173,6 +529,15 @@ class _Mirrored(SQLModel):
     placed_at: datetime = _moment(nullable=False)  # created_at, else when we first heard of it
     as_of: datetime = _moment(nullable=False)
     stamps: dict[str, int] = _json()
+    said_at: datetime | None = (
+        _moment()
+    )  # when the merchant said whose it is, or to leave it alone: `Assignment`
+
+
+def _nobodys(table: str, more: str = "") -> Index:
+    """Records of nobody, of which the merchant has not said anything yet."""
+    where = f"customer_id IS NULL AND said_at IS NULL{more}"
+    return _only(f"ix_{table}_nobodys", "portal_id", "customer_id", "placed_at", "id", where=where)
 
 
 def _mirror(*more: Any, own_customer: bool = True) -> tuple[Any, ...]:
@@ -191,7 +556,9 @@ class RemoteCustomer(_Mirrored, table=True):
     """A processor's record of a customer; several may belong to one person."""
 
     __tablename__ = "remote_customer"
-    __table_args__ = _mirror(Index("ix_remote_customer_customer", "portal_id", "customer_id"))
+    __table_args__ = _mirror(
+        Index("ix_remote_customer_customer", "portal_id", "customer_id"), _nobodys("remote_customer")
+    )
     name: str | None = None
     deleted: bool = False
 
@@ -201,6 +568,10 @@ class Order(_Mirrored, table=True):
     __table_args__ = _mirror(
         Index("ix_order_list", "portal_id", "customer_id", "placed_at", "id"),
         Index("ix_order_remote_customer", "account_id", "remote_customer"),
+        Index("ix_order_number", "portal_id", "number", "placed_at", "id"),
+        Index("ix_order_amount", "portal_id", "currency", "amount_minor", "placed_at", "id"),
+        _nobodys("order"),
+        Index("ix_order_portal", "portal_id", "id"),
     )
     status: str = "open"
     number: str | None = None
@@ -224,6 +595,11 @@ class Subscription(_Mirrored, table=True):
             "id",
         ),
         Index("ix_subscription_remote_customer", "account_id", "remote_customer"),
+        Index("ix_subscription_amount", "portal_id", "currency", "amount_minor", "placed_at", "id"),
+        Index("ix_subscription_figures", "portal_id", "status", "cancel_scheduled_at", "next_on"),
+        _only("ix_subscription_past_due", "portal_id", "id", where="status = 'past_due'"),
+        _only("ix_subscription_kept", "account_id", "access_until", where="access_until IS NOT NULL"),
+        _nobodys("subscription"),
         UniqueConstraint("portal_id", "id"),
     )
     status: str = "incomplete"
@@ -264,6 +640,8 @@ class Payment(_Mirrored, table=True):
         Index("ix_payment_order", "account_id", "order_remote"),
         Index("ix_payment_subscription", "account_id", "subscription_remote"),
         Index("ix_payment_remote_customer", "account_id", "remote_customer"),
+        Index("ix_payment_amount", "portal_id", "currency", "amount_minor", "placed_at", "id"),
+        _nobodys("payment"),
         UniqueConstraint("portal_id", "id"),
     )
     status: str = "pending"
@@ -284,7 +662,10 @@ class Payment(_Mirrored, table=True):
 
 
 class Refund(_Mirrored, table=True):
-    __table_args__ = _mirror(Index("ix_refund_payment", "account_id", "payment_remote"))
+    __table_args__ = _mirror(
+        Index("ix_refund_payment", "account_id", "payment_remote"),
+        Index("ix_refund_customer", "portal_id", "customer_id"),
+    )
     status: str = "pending"
     payment_remote: str | None = None
     amount_minor: int | None = _big()
@@ -297,6 +678,9 @@ class Invoice(_Mirrored, table=True):
         Index("ix_invoice_payment", "account_id", "payment_remote"),
         Index("ix_invoice_subscription", "account_id", "subscription_remote"),
         Index("ix_invoice_remote_customer", "account_id", "remote_customer"),
+        Index("ix_invoice_customer", "portal_id", "customer_id", "id"),
+        Index("ix_invoice_number", "portal_id", "number"),
+        _nobodys("invoice", " AND payment_remote IS NULL"),  # else it is shown with its payment
     )
     status: str = "open"
     number: str | None = None
@@ -325,6 +709,8 @@ class Action(SQLModel, table=True):
             postgresql_where=text("closed_at IS NULL"),
         ),
         Index("ix_action_subscription", "subscription_id", "created_at"),
+        Index("ix_action_customer", "portal_id", "customer_id", "id"),
+        Index("ix_action_figures", "portal_id", "capability", "created_at"),
         Index("ix_action_state", "state_hash", unique=True),
     )
     id: int = _id()
@@ -366,6 +752,8 @@ class Request(SQLModel, table=True):
         ),
         Index("ix_request_list", "portal_id", "customer_id", "created_at", "id"),
         Index("ix_request_queue", "portal_id", "status", "due_at"),
+        _only("ix_request_answered", "portal_id", "closed_at", "id", where="closed_at IS NOT NULL"),
+        Index("ix_request_portal", "portal_id", "id"),
     )
     id: int = _id()
     portal_id: int = _big(nullable=False)
@@ -393,6 +781,18 @@ class Event(SQLModel, table=True):
         UniqueConstraint("account_id", "event_id"),
         ForeignKeyConstraint(["portal_id", "account_id"], ["account.portal_id", "account.id"]),
         Index("ix_event_received", "portal_id", "received_at"),
+        Index("ix_event_list", "portal_id", "id"),
+        Index("ix_event_account", "account_id", "received_at"),
+        Index(
+            "ix_event_parked",
+            "portal_id",
+            "id",
+            sqlite_where=text("parked_at IS NOT NULL"),
+            postgresql_where=text("parked_at IS NOT NULL"),
+        ),
+        _only("ix_event_waiting", "portal_id", "id", where="handled_at IS NULL AND parked_at IS NULL"),
+        _only("ix_event_body", "portal_id", "received_at", where="body IS NOT NULL"),
+        _only("ix_event_refused", "portal_id", "id", where="handled_at IS NOT NULL AND error IS NOT NULL"),
     )
     id: int = _id()
     portal_id: int = _big(nullable=False)
@@ -405,6 +805,7 @@ class Event(SQLModel, table=True):
     handled_at: datetime | None = _moment()
     parked_at: datetime | None = _moment()
     error: str | None = None
+    changed: list[dict[str, Any]] | None = _json()  # the rows it touched: table, id, status before and after
 
 
 class Job(SQLModel, table=True):
@@ -417,8 +818,11 @@ class Job(SQLModel, table=True):
             sqlite_where=text("done_at IS NULL AND parked_at IS NULL"),
             postgresql_where=text("done_at IS NULL AND parked_at IS NULL"),
         ),
+        _only("ix_job_trouble", "portal_id", "id", where="portal_id IS NOT NULL AND done_at IS NULL"),
+        _only("ix_job_parked", "parked_at", where="parked_at IS NOT NULL"),
     )
     id: int = _id()
+    portal_id: int | None = _big()  # known once it failed: whose trouble it is
     kind: str
     payload: dict[str, Any] = _json()
     run_at: datetime = _moment(nullable=False)
@@ -441,8 +845,10 @@ class LoginRequest(SQLModel, table=True):
         Index("ix_login_request_browser", "browser_hash", "created_at"),
     )
     id: int = _id()
-    portal_id: int = Field(foreign_key="portal.id", sa_type=BigInteger)
-    purpose: str = "customer"
+    portal_id: int | None = Field(
+        default=None, foreign_key="portal.id", sa_type=BigInteger
+    )  # None: merchant's side
+    purpose: str = "customer"  # or merchant
     email: str
     browser_hash: str
     user_agent: str
@@ -463,7 +869,7 @@ class LoginToken(SQLModel, table=True):
     __tablename__ = "login_token"
     token_hash: str = Field(primary_key=True)
     request_id: int = Field(foreign_key="login_request.id", sa_type=BigInteger, index=True)
-    portal_id: int = _big(nullable=False)
+    portal_id: int | None = _big()
     purpose: str = "customer"
     email: str
     expires_at: datetime = _moment(nullable=False)
@@ -483,7 +889,10 @@ class SignIn(SQLModel, table=True):
     id: int = Field(default_factory=new_id, sa_type=BigInteger)
     portal_id: int = _big(nullable=False)
     customer_id: int = _big(nullable=False)
-    purpose: str = "customer"
+    purpose: str = "customer"  # or view: a person of the merchant looks, and can do nothing
+    viewer_id: int | None = _big()  # who looks
+    joined_id: int | None = _big()  # the further address by which they came in
+    return_url: str | None = None  # of the merchant's app, where it sent the customer
     user_agent: str
     created_at: datetime = _moment(nullable=False)
     last_seen_at: datetime = _moment(nullable=False)
@@ -496,12 +905,14 @@ class Device(SQLModel, table=True):
     __table_args__ = (
         ForeignKeyConstraint(["portal_id", "customer_id"], ["customer.portal_id", "customer.id"]),
         UniqueConstraint("customer_id", "browser_hash"),
+        Index("ix_device_seen", "portal_id", "seen_at"),
     )
     id: int = _id()
     portal_id: int = _big(nullable=False)
     customer_id: int = _big(nullable=False)
     browser_hash: str
     created_at: datetime = _moment(nullable=False)
+    seen_at: datetime | None = _moment()  # the last sign-in there
 
 
 class Counter(SQLModel, table=True):
@@ -519,6 +930,7 @@ class IssuedDocument(SQLModel, table=True):
     __table_args__ = (
         UniqueConstraint("portal_id", "payment_id", "kind"),
         UniqueConstraint("portal_id", "kind", "sequence"),
+        Index("ix_issued_document_number", "portal_id", "number"),
         ForeignKeyConstraint(["portal_id", "payment_id"], ["payment.portal_id", "payment.id"]),
     )
     id: int = _id()

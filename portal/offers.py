@@ -1,13 +1,15 @@
 """What a customer may do with a subscription: `available` is the one function that draws the buttons and guards the
 POSTs, and that says why where something is not to be had."""
 
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, replace
+from datetime import date, datetime
 from typing import Any
+from zoneinfo import ZoneInfo
 
-from portal import models
-from portal.gateways import facts
+from portal import models, policy
+from portal.gateways import adapter, facts
 from portal.gateways.capabilities import Capability, Circumstances, Key
+from portal.policy import Notice
 from portal.tenancy import PortalView
 from portal.texts import gettext as _
 
@@ -41,6 +43,7 @@ class Offer:
     steps: tuple[str, ...] = ()  # guided: what to do at the processor, in the customer's language
     link: str | None = None
     plans: tuple[dict[str, Any], ...] = ()  # change_plan: what may be switched to
+    notice: Notice | None = None  # a cancel that comes too late for the end of what is paid
 
 
 def state_of(row: models.Subscription) -> str:
@@ -66,8 +69,19 @@ def available(
     """Every wish that makes sense for this subscription, with its answer. `asked` are open requests to the merchant."""
     state = state_of(row)
     kept = state == "cancelled" and row.access_until is not None and row.access_until > now
-    circumstances = Circumstances(
-        state=state,
+    circumstances = circumstances_of(row, account, portal)
+    offers = {}
+    for key, states in SENSE.items():
+        sensible = state in states or (key == "undo_cancel" and kept)
+        if sensible and not (key == "pay_now" and not row.due_minor):
+            offers[key] = _Asking(key, row, account, portal, circumstances, now).offer(busy, asked)
+    return offers
+
+
+def circumstances_of(row: models.Subscription, account: models.Account, portal: PortalView) -> Circumstances:
+    """What the conditions of the facts are held against for this subscription."""
+    return Circumstances(
+        state=state_of(row),
         method=(row.method or {}).get("kind"),
         variant=account.variant,
         option=frozenset(account.options),
@@ -76,12 +90,6 @@ def available(
         due=bool(row.due_minor),
         token=bool((row.method or {}).get("remote_id")),
     )
-    offers = {}
-    for key, states in SENSE.items():
-        sensible = state in states or (key == "undo_cancel" and kept)
-        if sensible and not (key == "pay_now" and not row.due_minor):
-            offers[key] = _Asking(key, row, account, portal, circumstances).offer(busy, asked)
-    return offers
 
 
 def way_back(
@@ -115,15 +123,20 @@ class _Asking:
     account: models.Account
     portal: PortalView
     circumstances: Circumstances
+    now: datetime
 
     def offer(self, busy: bool, asked: frozenset[str]) -> Offer:
         shape, why = self._shape()
+        if self.account.disconnected_at is not None:
+            return self._no(shape, _("{shop} no longer uses {label} here. Write to {support}."))
         if why is not None:
             return Offer(self.key, shape.mode, shape.how, False, why)
         if self.key in self.account.switched_off:
             return self._no(shape, _("{shop} has switched this off. Write to {support}."))
         if shape.mode == "none":
             return self._no(shape, self._reason(shape))
+        if (other := self.portal.cancel_policy.bars(self.key)) and self._stays(other, shape):
+            return self._no(shape, self._not_wanted())
         if self.key in asked:
             return self._no(shape, _("You have asked {shop} for this."))
         if busy:
@@ -131,6 +144,9 @@ class _Asking:
         plans = self._plans(shape) if self.key == "change_plan" else ()
         if self.key == "change_plan" and shape.mode in OURS and not plans:
             return self._no(shape, _("{shop} offers no other plan for this."))
+        notice = self._notice()
+        if notice is not None and not self._can_wait(shape, notice):
+            return Offer(self.key, "request", None, True, notice=notice)
         return Offer(
             self.key,
             shape.mode,
@@ -140,7 +156,45 @@ class _Asking:
             steps=tuple(_(step) for step in shape.steps or ()) if shape.mode == "guided" else (),
             link=shape.link if shape.mode == "guided" else None,
             plans=plans,
+            notice=notice,
         )
+
+    def _stays(self, other: Key, shape: Capability) -> bool:
+        """Whether the other way to cancel is there, so that this one may be kept from customers.
+
+        A way that needs nobody's answer is not taken away for one that does.
+        """
+        if self.circumstances.state not in SENSE[other]:
+            return self.circumstances.state == "cancels_at_period_end"  # it is cancelled already
+        there, why = replace(self, key=other)._shape()
+        if why is not None or there.mode == "none" or other in self.account.switched_off:
+            return False
+        return there.mode != "request" or shape.mode == "request"
+
+    def _not_wanted(self) -> str:
+        if self.key == "cancel_now":
+            return _("At {shop} it ends at the end of what is paid, not earlier.")
+        return _("At {shop} it ends on the day on which it is cancelled.")
+
+    def _notice(self) -> Notice | None:
+        """What the merchant's notice makes of a cancel today; it holds for what is paid, not for a trial."""
+        if self.key != "cancel_at_period_end" or self.circumstances.state != "active":
+            return None
+        zone = ZoneInfo(self.portal.time_zone)
+        row = self.row
+        return policy.notice(
+            self.portal.cancel_policy,
+            _day(end_of_paid(row), zone),
+            row.interval_unit,
+            row.interval_count,
+            _day(row.trial_ends_at or row.started_at, zone),
+            self.now.astimezone(zone).date(),
+        )
+
+    def _can_wait(self, shape: Capability, notice: Notice) -> bool:
+        """Whether a job of ours can end it later while it goes on until then: without that, the merchant is asked."""
+        waits = shape.how == "schedule" and not adapter(self.account.processor).pauses_until_cancel
+        return waits and notice.ends_on is not None
 
     def _shape(self) -> tuple[Capability, str | None]:
         """The capability as it stands for this one, and why it cannot be taken where our rows know better."""
@@ -196,6 +250,10 @@ class _Asking:
         return tuple(found)
 
 
+def _day(moment: datetime | None, zone: ZoneInfo) -> date | None:
+    return moment.astimezone(zone).date() if moment else None
+
+
 def order_can_be_paid(status: str, due_link: str | None, account: models.Account) -> bool:
     """Whether an open order has a page of the processor on which it can be paid now."""
     shape = (
@@ -203,5 +261,5 @@ def order_can_be_paid(status: str, due_link: str | None, account: models.Account
         .capabilities["pay_now"]
         .under(Circumstances(variant=account.variant, option=frozenset(account.options), due=True))
     )
-    off = "pay_now" in account.switched_off
+    off = "pay_now" in account.switched_off or account.disconnected_at is not None
     return status == "open" and bool(due_link) and shape.mode == "hosted" and not off

@@ -687,7 +687,11 @@ PLANS = (
         _account,
         and_(_account.c.id == _subscription.c.account_id, _account.c.portal_id == _subscription.c.portal_id),
     )
-    .where(_of_customer(_subscription), _subscription.c.status.not_in(("incomplete", *ENDED)))
+    .where(
+        _of_customer(_subscription),
+        _subscription.c.status.not_in(("incomplete", *ENDED)),
+        _account.c.disconnected_at.is_(None),  # nobody tells us any more what will be charged there
+    )
     .order_by(_subscription.c.placed_at.desc(), _subscription.c.id.desc())
     .limit(500)
 )
@@ -709,7 +713,7 @@ def accounts(db: Session, portal_id: int) -> list[tuple[str, str | None, tuple[s
     """Processor, kind and switched-on options of each connected account, in order."""
     found = db.execute(
         select(_account.c.processor, _account.c.variant, _account.c.options)
-        .where(_account.c.portal_id == portal_id)
+        .where(_account.c.portal_id == portal_id, _account.c.disconnected_at.is_(None))
         .order_by(_account.c.processor, _account.c.id)
     )
     return [(row.processor, row.variant, tuple(row.options or ())) for row in found]
@@ -737,7 +741,10 @@ def payable_order(
 def logo(db: Session, portal_id: int, sha256: str) -> bytes | None:
     """The bytes of a picture of a portal, by the hash in its name; None where it is no picture of theirs."""
     asset = _table(models.Asset)
-    found: bytes | None = db.execute(
-        select(asset.c.content).where(asset.c.portal_id == portal_id, asset.c.sha256 == sha256).limit(1)
-    ).scalar_one_or_none()
-    return found
+    for name, content in ((asset.c.sha256, asset.c.content), (asset.c.twice_sha256, asset.c.twice)):
+        found: bytes | None = db.execute(
+            select(content).where(asset.c.portal_id == portal_id, name == sha256).limit(1)
+        ).scalar_one_or_none()
+        if found is not None:
+            return found
+    return None

@@ -29,6 +29,8 @@ __all__ = [
     "page",
     "piece",
     "see_other",
+    "settings",
+    "settings_error",
     "tab",
     "translations",
 ]
@@ -60,6 +62,23 @@ def piece(request: Request, template: str, status: int = 200, tab: str = "", **c
     )
 
 
+def settings(
+    request: Request, body: str, title: str, section: str, status: int = 200, **context: Any
+) -> Response:
+    """A page of the merchant's side: `partials/<body>` alone when htmx asks for a partial, else in its document."""
+    context = {"title": title, "section": section, "body": f"partials/{body}", "said": None, **context}
+    context = {"problems": {}, "site": getattr(request.state, "site", None), **context}
+    context["person"] = getattr(request.state, "person", None)
+    template = context["body"] if is_partial(request) else "settings.html"
+    return _answer(request, template, status, partial=is_partial(request), **context)
+
+
+def settings_error(request: Request, status: int, heading: str, sentence: str, request_id: str) -> Response:
+    """What went wrong on the merchant's side."""
+    context = {"heading": heading, "sentence": sentence, "request_id": request_id}
+    return settings(request, "settings/error.html", heading, "", status, **context)
+
+
 def page(request: Request, template: str, status: int = 200, **context: Any) -> Response:
     """A whole document, whoever asks."""
     return _answer(request, template, status, **context)
@@ -88,6 +107,7 @@ def is_partial(request: Request) -> bool:
 
 def _answer(request: Request, template: str, status: int, **context: Any) -> HTMLResponse:
     portal = getattr(request.state, "portal", None)
+    site = portal or getattr(request.state, "site", None)
     locale = portal.locale if portal else "en"
     html = (
         environment(locale)
@@ -96,7 +116,7 @@ def _answer(request: Request, template: str, status: int, **context: Any) -> HTM
             request=request,
             portal=portal,
             customer=getattr(request.state, "customer", None),
-            format=formats(locale, portal.time_zone if portal else "UTC"),
+            format=formats(site.locale if site else locale, site.time_zone if site else "UTC"),
             **context,
         )
     )
@@ -124,6 +144,7 @@ def environment(locale: str) -> Environment:
         moment=datetime.fromisoformat,
         script=assets.script,
         stylesheet=assets.stylesheet,
+        admin_stylesheet=assets.admin_stylesheet,
         login_style=assets.login_style,
         direction="rtl" if locale.split("-")[0] in _RTL else "ltr",
         locale=locale,

@@ -11,7 +11,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 from sqlmodel import col
 
-from portal import models
+from portal import models, outgoing
 from portal.ids import new_reference
 from portal.jobs import enqueue
 
@@ -63,6 +63,7 @@ def ask(
         db.flush()
     except IntegrityError as error:
         raise AlreadyAsked from error
+    outgoing.of_request(db, "request.created", found, now)
     _mail(db, found, "request_new", now)
     _mail(db, found, "request_received", now)
     enqueue(db, "request_late", {"request": found.id}, found.due_at, f"request_late:{found.id}")
@@ -83,6 +84,7 @@ def withdraw(db: Session, portal_id: int, customer_id: int, request_id: int, now
     if found is None:
         raise LookupError(request_id)
     _close(db, found, "withdrawn", "customer", None, now)
+    outgoing.of_request(db, "request.withdrawn", found, now)
     _mail(db, found, "request_withdrawn", now)
     return found
 
@@ -97,6 +99,7 @@ def answer(
         raise ValueError("to decline takes a sentence that the customer will read")
     found = by_reference(db, portal_id, reference, lock=True)
     _close(db, found, status, who, (sentence or "").strip() or None, now)
+    outgoing.of_request(db, "request.answered", found, now)
     _mail(db, found, "request_answered", now)
     return found
 
@@ -115,6 +118,7 @@ def by_reference(db: Session, portal_id: int, reference: str, lock: bool = False
 def shown_by_processor(db: Session, found: models.Request, label: str, now: datetime) -> None:
     """What was asked for is so at the processor, whoever did it."""
     _close(db, found, "done", label, None, now)
+    outgoing.of_request(db, "request.answered", found, now)
     _mail(db, found, "request_answered", now)
 
 
@@ -142,6 +146,7 @@ def late(db: Session, request_id: int, now: datetime) -> None:
     if found.closed_at is None and found.told_late_at is None:
         found.told_late_at = now
         found.history = [*found.history, _entry(now, "portal", "late", None)]
+        outgoing.of_request(db, "request.late", found, now)
         _mail(db, found, "request_late", now)
 
 

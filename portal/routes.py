@@ -1,4 +1,5 @@
-"""Every address, in groups. PUBLIC and CUSTOMER are all under /customers on a portal's host; MACHINE reads no Host."""
+"""Every address, in groups. PUBLIC and CUSTOMER are all under /customers on a portal's host, MERCHANT answers on its own
+host alone, MACHINE reads no Host."""
 
 from starlette.convertors import Convertor, register_url_convertor
 from starlette.routing import BaseRoute, Route
@@ -23,10 +24,16 @@ class IdConvertor(Convertor[int]):
 register_url_convertor("id", IdConvertor())
 
 
+_PROCESSORS = "/settings/portals/{portal_id:id}/processors"
+_ACCOUNT = f"{_PROCESSORS}/{{account_id:id}}"
+
+
 def routes() -> list[BaseRoute]:
     from portal.views import (
         actions,
+        api,
         demo,
+        entry,
         health,
         help,
         invoices,
@@ -37,8 +44,10 @@ def routes() -> list[BaseRoute]:
         static,
         subscriptions,
         upcoming,
+        viewing,
         webhooks,
     )
+    from portal.views.settings import door, people, policy, portals, security
 
     public = [
         Route("/", login.root, name="root"),
@@ -53,6 +62,15 @@ def routes() -> list[BaseRoute]:
             "/customers/return/{state}", actions.come_back, methods=["GET", "POST", "HEAD"], name="come_back"
         ),
     ]
+    public += [
+        Route("/customers/view/end", viewing.end, methods=["POST"], name="end_view"),
+        Route("/customers/view/{token}", viewing.link, methods=["GET", "HEAD"], name="view_link"),
+        Route("/customers/view/{token}", viewing.begin, methods=["POST"], name="begin_view"),
+    ]
+    public += [
+        Route("/customers/enter/{token}", entry.link, methods=["GET", "HEAD"], name="entry"),
+        Route("/customers/enter/{token}", entry.enter, methods=["POST"], name="enter"),
+    ]
     files = [
         Route("/customers/static/{name}", static.file, name="static"),
         Route("/customers/logo/{sha}.png", static.logo, name="logo"),
@@ -62,6 +80,15 @@ def routes() -> list[BaseRoute]:
         Route("/customers/orders/{order_id:id}", orders.show, name="order"),
         Route("/customers/subscriptions", subscriptions.index, name="subscriptions"),
         Route("/customers/subscriptions/{subscription_id:id}/card", actions.card, name="card"),
+        Route(
+            "/customers/subscriptions/{subscription_id:id}/cancel/instead", actions.instead, name="instead"
+        ),
+        Route(
+            "/customers/subscriptions/{subscription_id:id}/cancel/offer",
+            actions.take_offer,
+            methods=["POST"],
+            name="take_offer",
+        ),
         Route("/customers/subscriptions/{subscription_id:id}/{step}", actions.step, name="step"),
         Route(
             "/customers/subscriptions/{subscription_id:id}/{step}", actions.act, methods=["POST"], name="act"
@@ -103,6 +130,144 @@ def routes() -> list[BaseRoute]:
         ),
         Route("/customers/logout", login.sign_out, methods=["POST"], name="sign_out"),
     ]
+    merchant = [
+        # The way in
+        Route("/sign-in", door.form, name="merchant_sign_in"),
+        Route("/sign-in", door.ask, methods=["POST"], name="merchant_ask"),
+        Route("/sign-in/check", door.check_mail, name="merchant_check_mail"),
+        Route("/sign-in/code", door.redeem_code, methods=["POST"], name="merchant_redeem_code"),
+        Route("/sign-in/link/{token}", door.link, methods=["GET", "HEAD"], name="merchant_link"),
+        Route("/sign-in/link/{token}", door.redeem_link, methods=["POST"], name="merchant_redeem_link"),
+        Route("/sign-in/second", door.second, name="second"),
+        Route("/sign-in/second", door.give_second, methods=["POST"], name="give_second"),
+        Route("/sign-out", door.sign_out, methods=["POST"], name="merchant_sign_out"),
+        Route("/setup/{token}", door.setup, methods=["GET", "HEAD"], name="setup"),
+        Route("/setup/{token}", door.take, methods=["POST"], name="take_setup"),
+        Route("/invitations/{token}", door.invitation, methods=["GET", "HEAD"], name="invitation"),
+        Route("/invitations/{token}", door.take, methods=["POST"], name="take_invitation"),
+        Route("/static/{name}", static.file, name="merchant_static"),
+        # Of the merchant
+        Route("/settings", portals.index, name="portals"),
+        Route("/settings/confirm", door.confirm, name="confirm"),
+        Route("/settings/confirm", door.do_confirm, methods=["POST"], name="do_confirm"),
+        Route("/settings/switch", door.switch, methods=["POST"], name="switch_merchant"),
+        Route("/settings/people", people.index, name="people"),
+        Route("/settings/people/invite", people.invite, methods=["POST"], name="invite"),
+        Route("/settings/people/name", people.rename, methods=["POST"], name="rename_merchant"),
+        Route("/settings/people/{member_id:id}", people.change, methods=["POST"], name="change_member"),
+        Route(
+            "/settings/people/invitations/{invitation_id:id}/withdraw",
+            people.withdraw,
+            methods=["POST"],
+            name="withdraw_invitation",
+        ),
+        Route("/settings/audit", people.audit, name="audit"),
+        Route("/settings/security", security.index, name="security"),
+        Route("/settings/security/app", security.begin_app, methods=["POST"], name="begin_app"),
+        Route("/settings/security/app/confirm", security.confirm_app, methods=["POST"], name="confirm_app"),
+        Route("/settings/security/app/remove", security.remove_app, methods=["POST"], name="remove_app"),
+        Route("/settings/security/codes", security.new_codes, methods=["POST"], name="new_codes"),
+        Route(
+            "/settings/security/sessions/{session_id:id}/end",
+            security.end_session,
+            methods=["POST"],
+            name="end_merchant_session",
+        ),
+        Route("/settings/security/sessions/end", security.end_others, methods=["POST"], name="end_others"),
+        Route("/settings/brand/{colour}.css", portals.brand_css, name="brand_css"),
+        # Settings > Customer Portal
+        Route("/settings/portals/new", portals.new, name="new_portal"),
+        Route("/settings/portals/new", portals.create, methods=["POST"], name="create_portal"),
+        Route("/settings/portals/{portal_id:id}", portals.show, name="portal"),
+        Route("/settings/portals/{portal_id:id}", portals.change, methods=["POST"], name="change_portal"),
+        Route("/settings/portals/{portal_id:id}/preview", portals.preview, methods=["POST"], name="preview"),
+        Route("/settings/portals/{portal_id:id}/logo", portals.put_logo, methods=["POST"], name="put_logo"),
+        Route(
+            "/settings/portals/{portal_id:id}/logo_dark",
+            portals.put_dark_logo,
+            methods=["POST"],
+            name="put_dark_logo",
+        ),
+        Route("/settings/portals/{portal_id:id}/logo/{sha}.png", static.logo_of_site, name="site_logo"),
+        Route("/settings/portals/{portal_id:id}/switch", portals.switch, methods=["POST"], name="switch"),
+        Route(
+            "/settings/portals/{portal_id:id}/customers/{customer_id:id}/view",
+            portals.view_as,
+            methods=["POST"],
+            name="view_as",
+        ),
+    ]
+    app = [
+        Route("/api/v1/openapi.json", api.describe, methods=["GET"], name="api_description"),
+        Route(
+            "/api/v1/portal-sessions", api.create_portal_session, methods=["POST"], name="api_portal_sessions"
+        ),
+        Route("/api/v1/accounts", api.list_accounts, methods=["GET"], name="api_accounts"),
+        Route("/api/v1/customers", api.list_customers, methods=["GET"], name="api_customers"),
+        Route("/api/v1/customers/{customer_id:id}", api.get_customer, methods=["GET"], name="api_customer"),
+        Route("/api/v1/orders", api.list_orders, methods=["GET"], name="api_orders"),
+        Route("/api/v1/orders", api.push_orders, methods=["PUT"], name="api_push_orders"),
+        Route("/api/v1/orders/{order_id:id}", api.get_order, methods=["GET"], name="api_order"),
+        Route("/api/v1/subscriptions", api.list_subscriptions, methods=["GET"], name="api_subscriptions"),
+        Route("/api/v1/payments", api.list_payments, methods=["GET"], name="api_payments"),
+        Route("/api/v1/requests", api.list_requests, methods=["GET"], name="api_requests"),
+        Route(
+            "/api/v1/requests/{reference}/done",
+            api.mark_request_done,
+            methods=["POST"],
+            name="api_request_done",
+        ),
+        Route(
+            "/api/v1/requests/{reference}/decline",
+            api.decline_request,
+            methods=["POST"],
+            name="api_request_decline",
+        ),
+        Route("/api/v1/events", api.list_events, methods=["GET"], name="api_events"),
+    ]
+    merchant += [
+        # Processors and the matrix
+        Route(f"{_PROCESSORS}", processors.index, name="processors"),
+        Route(f"{_PROCESSORS}/matrix", processors.show_matrix, name="matrix"),
+        Route(f"{_PROCESSORS}/new/{{processor}}", processors.new, name="new_account"),
+        Route(f"{_PROCESSORS}/new/{{processor}}", processors.connect, methods=["POST"], name="connect_account"),
+        Route(f"{_ACCOUNT}", processors.show, name="account"),
+        Route(f"{_ACCOUNT}", processors.change, methods=["POST"], name="change_account"),
+        Route(f"{_ACCOUNT}/check", processors.check, methods=["POST"], name="check_account"),
+        Route(f"{_ACCOUNT}/webhook", processors.register, methods=["POST"], name="register_webhook"),
+        Route(f"{_ACCOUNT}/test-event", processors.test_event, methods=["POST"], name="test_event"),
+        Route(f"{_ACCOUNT}/events", processors.events, name="account_events"),
+        Route(f"{_ACCOUNT}/keys", processors.keys, name="account_keys"),
+        Route(f"{_ACCOUNT}/keys", processors.rotate, methods=["POST"], name="rotate_keys"),
+        Route(f"{_ACCOUNT}/disconnect", processors.ask_disconnect, name="ask_disconnect"),
+        Route(f"{_ACCOUNT}/disconnect", processors.disconnect, methods=["POST"], name="disconnect"),
+    ]
+    merchant += [
+        # Policy, plans, privacy
+        Route("/settings/portals/{portal_id:id}/policy", policy.show, name="policy"),
+        Route("/settings/portals/{portal_id:id}/policy", policy.change, methods=["POST"], name="change_policy"),
+        Route("/settings/portals/{portal_id:id}/plans", policy.list_plans, name="plans"),
+        Route("/settings/portals/{portal_id:id}/plans/{account_id:id}", policy.account_plans, name="account_plans"),
+        Route(
+            "/settings/portals/{portal_id:id}/plans/{account_id:id}",
+            policy.save_plan,
+            methods=["POST"],
+            name="save_plan",
+        ),
+        Route(
+            "/settings/portals/{portal_id:id}/plans/{account_id:id}/move",
+            policy.move_plan,
+            methods=["POST"],
+            name="move_plan",
+        ),
+        Route("/settings/portals/{portal_id:id}/privacy", policy.show_privacy, name="privacy"),
+        Route(
+            "/settings/portals/{portal_id:id}/privacy",
+            policy.change_privacy,
+            methods=["POST"],
+            name="change_privacy",
+        ),
+    ]
     machine = [
         Route("/webhooks/{token}", webhooks.receive, methods=["POST"], name="webhook"),
         Route("/health/live", health.live, name="live"),
@@ -114,4 +279,4 @@ def routes() -> list[BaseRoute]:
         Route("/__demo/clock", demo.set_clock, methods=["POST"], name="demo_clock"),
         Route("/__demo/simulators/{name}/switch", demo.switch, methods=["POST"], name="demo_switch"),
     ]
-    return [*public, *files, *customer, *machine]
+    return [*public, *files, *customer, *merchant, *app, *machine]

@@ -3,12 +3,14 @@
 import asyncio
 import signal
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 import uvicorn
 from starlette.types import ASGIApp
 
+from portal import clock, merchants
 from portal.app import create_app
 from portal.db import Database
 from portal.middleware import configure_logging
@@ -27,10 +29,24 @@ async def serve(settings: Settings, host: str, port: int, with_worker: bool) -> 
     database = Database(settings.database_url, settings.threads)
     refuse_old_schema(database)
     worker = Worker(settings, database) if with_worker else None
+    await welcome(settings, database)
     try:
         await run(create_app(settings, database), worker, [listen(host, port)])
     finally:
         database.dispose()
+
+
+async def welcome(settings: Settings, database: Database) -> None:
+    """On the first start, say how the first merchant gets in: on the terminal alone, since a log keeps what it gets."""
+    if not await database.read(merchants.is_empty):
+        return
+    if not sys.stdout.isatty():
+        hint = "Nobody can sign in to the settings yet: run `portal merchant add` on a terminal for a one-time link."
+        print(f"portal: {hint}", file=sys.stderr, flush=True)
+        return
+    token = await database.write(merchants.new_setup, clock.now())
+    link = f"{settings.origin(settings.admin_host)}/setup/{token}"
+    print(f"\nSet up your customer portal here, within an hour:\n\n    {link}\n", flush=True)
 
 
 async def work(settings: Settings) -> None:

@@ -2,11 +2,19 @@
 
 import secrets
 from functools import cached_property
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Literal
 
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+# Last parts of names that no public name has; merchants' own names end in none of them, save where one tries out.
+LOCAL = frozenset(
+    {
+        *("localhost", "local", "localdomain", "lan", "home", "internal", "intranet", "private", "corp"),
+        *("test", "example", "invalid"),
+    }
+)
 
 
 class Settings(BaseSettings):
@@ -34,7 +42,41 @@ class Settings(BaseSettings):
     admin_host: str = Field(
         default="admin.localhost", description="The one host on which the merchant side answers."
     )
+    signup: Literal["closed", "invite", "open"] = Field(
+        default="closed",
+        description="Who may begin a merchant: closed, only `portal merchant add`; invite, also who is invited by an "
+        "owner; open, whoever proves an e-mail address.",
+    )
+    outgoing_private: bool = Field(
+        default=False,
+        description="Development only: webhooks to merchants' apps may go to http and to one's own network.",
+    )
     trusted_proxies: str = Field(default="", description="Networks whose X-Forwarded-For is believed.")
+    local_names: bool | None = Field(
+        default=None,
+        description="Whether merchants may use names that exist on one network only, such as shop.localhost or "
+        "shop.test. Unset: only where base_domain is of that kind itself.",
+    )
+    cname_target: str = Field(
+        default="",
+        description="Where merchants point a domain of their own by CNAME. Unset: <slug>.<base_domain>.",
+    )
+    addresses: str = Field(
+        default="",
+        description="Comma-separated addresses of this installation, for domains that cannot have a CNAME.",
+    )
+    dns_servers: str = Field(
+        default="",
+        description="Comma-separated resolvers, ip or ip#port, that alone are asked about merchants' domains. Unset: "
+        "the system's resolvers find a domain's own name servers, and those are asked.",
+    )
+    dns_port: int = Field(
+        default=53, ge=1, le=65_535, description="Port of domains' own name servers, where unusual."
+    )
+    tls_ask_secret: SecretStr = Field(
+        default=SecretStr(""),
+        description="Lets a proxy on another machine ask which names may have a certificate; this machine may anyway.",
+    )
     smtp_host: str = Field(default="127.0.0.1", description="The server that takes our mails.")
     smtp_port: int = 25
     smtp_username: str = ""
@@ -54,7 +96,7 @@ class Settings(BaseSettings):
         default_factory=dict, description="Demo only: processor -> address of its simulator."
     )
 
-    @field_validator("base_domain", "admin_host")
+    @field_validator("base_domain", "admin_host", "cname_target")
     @classmethod
     def _lower(cls, value: str) -> str:
         return value.lower().strip(".")
@@ -62,6 +104,38 @@ class Settings(BaseSettings):
     @cached_property
     def proxy_networks(self) -> tuple[IPv4Network | IPv6Network, ...]:
         return tuple(ip_network(part.strip()) for part in self.trusted_proxies.split(",") if part.strip())
+
+    @field_validator("addresses")
+    @classmethod
+    def _addresses(cls, value: str) -> str:
+        return ",".join(str(ip_address(part)) for part in _parts(value))
+
+    @field_validator("dns_servers")
+    @classmethod
+    def _servers(cls, value: str) -> str:
+        for part in _parts(value):
+            address, _, port = part.partition("#")
+            ip_address(address)
+            if port and not (port.isascii() and port.isdigit() and 0 < int(port) < 65_536):
+                raise ValueError(f"{part} names no port")
+        return value
+
+    @cached_property
+    def takes_local_names(self) -> bool:
+        """Whether names count that exist on one network only."""
+        if self.local_names is None:
+            return self.base_domain.rpartition(".")[2] in LOCAL
+        return self.local_names
+
+    @cached_property
+    def own_addresses(self) -> frozenset[str]:
+        return frozenset(_parts(self.addresses))
+
+    @cached_property
+    def resolvers(self) -> tuple[tuple[str, int], ...]:
+        """Address and port of what `dns_servers` names."""
+        split = [part.partition("#") for part in _parts(self.dns_servers)]
+        return tuple((address, int(port or 53)) for address, _, port in split)
 
     @property
     def secure(self) -> bool:
@@ -73,3 +147,8 @@ class Settings(BaseSettings):
         usual = 443 if self.secure else 80
         port = f":{self.public_port}" if self.public_port not in (None, usual) else ""
         return f"{self.scheme}://{host}{port}"
+
+
+def _parts(text: str) -> list[str]:
+    """What stands between the commas."""
+    return [part.strip() for part in text.split(",") if part.strip()]

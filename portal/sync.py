@@ -7,12 +7,12 @@ from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Table, select, update
+from sqlalchemy import Table, and_, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 from sqlmodel import col
 
-from portal import clock, models
+from portal import clock, models, names
 from portal.gateways import facts
 from portal.gateways.base import (
     CustomerRecord,
@@ -83,7 +83,7 @@ def apply(db: Session, account: models.Account, snapshot: Snapshot) -> list[Chan
     db.flush()
     _sum_refunds(db, account, touched)
     for row in touched:
-        _assign(db, account, row)
+        settle(db, account, row)
     return changes
 
 
@@ -330,51 +330,90 @@ def _microseconds(moment: datetime) -> int:
     return (delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds
 
 
-def _assign(db: Session, account: models.Account, row: models._Mirrored) -> None:
+def settle(db: Session, account: models.Account, row: models._Mirrored) -> None:
     """Find out whose a row is, and pass that on to the rows that hang on it."""
     if isinstance(row, models.RemoteCustomer):
-        row.customer_id = _person(db, account, row.email, row.name)
+        row.customer_id = owner(db, account, row)
         for model in _OWNED:
             for owned in db.execute(
                 select(model).where(
                     col(model.account_id) == account.id, col(model.remote_customer) == row.remote_id
                 )
             ).scalars():
-                _assign(db, account, owned)
+                settle(db, account, owned)
         return
+    before = row.customer_id
     if isinstance(row, _OWNED):
-        row.customer_id = _owner(db, account, row)
+        row.customer_id = owner(db, account, row)
     if isinstance(row, models.Order | models.Subscription):
-        link = (
-            models.Payment.order_remote
-            if isinstance(row, models.Order)
-            else models.Payment.subscription_remote
-        )
+        payment = models.Payment
+        link = payment.order_remote if isinstance(row, models.Order) else payment.subscription_remote
+        wanted = [col(payment.account_id) == account.id, col(link) == row.remote_id]
+        if row.customer_id == before:  # then only those that are told whose they are by nothing else
+            nameless = and_(col(payment.email).is_(None), col(payment.remote_customer).is_(None))
+            wanted.append(or_(col(payment.customer_id).is_(None), nameless))
         db.flush()
-        for payment in db.execute(
-            select(models.Payment).where(
-                col(models.Payment.account_id) == account.id,
-                col(link) == row.remote_id,
-                col(models.Payment.email).is_(None),
-                col(models.Payment.remote_customer).is_(None),
-            )
-        ).scalars():
-            payment.customer_id = _owner(db, account, payment)
+        for one in db.execute(select(payment).where(*wanted)).scalars():
+            one.customer_id = owner(db, account, one)
 
 
-def _owner(db: Session, account: models.Account, row: models._Mirrored) -> int | None:
-    """The person of a row: by the processor's record of its customer, else by its own address, else by its links."""
+def owner(db: Session, account: models.Account, row: models._Mirrored) -> int | None:
+    """The person of a row: whom the merchant said, else by the processor's record of its customer, else by its own
+    address, else by its links."""
+    if row.said_at is not None:
+        return _as_said(db, account, row)
+    if isinstance(row, models.RemoteCustomer):
+        return _person(db, account, row.email, row.name)
     if row.remote_customer:
         known = _by_remote(db, account, models.RemoteCustomer, row.remote_customer)
         if known is not None:
             return known
     if row.email:
-        return _person(db, account, row.email, None)
+        person = _person(db, account, row.email, None)
+        if person is not None:
+            return person
     for model, name in ((models.Order, "order_remote"), (models.Subscription, "subscription_remote")):
         remote = getattr(row, name, None)
         if remote and (known := _by_remote(db, account, model, remote)) is not None:
             return known
     return None
+
+
+KINDS: dict[str, type[models._Mirrored]] = {
+    "customer": models.RemoteCustomer,
+    "order": models.Order,
+    "subscription": models.Subscription,
+    "payment": models.Payment,
+    "invoice": models.Invoice,
+}
+
+
+def _as_said(db: Session, account: models.Account, row: models._Mirrored) -> int | None:
+    """Whose a row is by the merchant's word, which stands until they take it back; None where it is left alone."""
+    kind = next(name for name, model in KINDS.items() if isinstance(row, model))
+    said = models.Assignment
+    customer_id = db.execute(
+        select(col(said.customer_id)).where(
+            col(said.account_id) == account.id,
+            col(said.kind) == kind,
+            col(said.remote_id) == row.remote_id,
+        )
+    ).scalar_one_or_none()
+    return joined(db, account.portal_id, customer_id) if customer_id is not None else None
+
+
+def joined(db: Session, portal_id: int, customer_id: int) -> int:
+    """The person that an address belongs to: another one where it was proved to be theirs too."""
+    row = models.Join
+    into = db.execute(
+        select(col(row.into_id)).where(
+            col(row.portal_id) == portal_id,
+            col(row.from_id) == customer_id,
+            col(row.proved_at).is_not(None),
+            col(row.undone_at).is_(None),
+        )
+    ).scalar_one_or_none()
+    return customer_id if into is None else into
 
 
 def _by_remote(
@@ -392,22 +431,21 @@ def _person(db: Session, account: models.Account, email: str | None, name: str |
     address = normalized(email)
     if address is None or address in facts(account.processor).no_email:
         return None
-    insert_once(
-        db,
-        models.Customer.__table__,  # type: ignore[attr-defined]
-        {
-            "id": new_id(),
-            "portal_id": account.portal_id,
-            "email": address,
-            "name": None,
-            "created_at": clock.now(),
-        },
-    )
-    person = db.execute(
-        select(models.Customer).where(
-            col(models.Customer.portal_id) == account.portal_id, col(models.Customer.email) == address
-        )
-    ).scalar_one()
+    person = customer(db, account.portal_id, address)
     if name and not person.name:
         db.execute(update(models.Customer).where(col(models.Customer.id) == person.id).values(name=name))
-    return person.id
+        names.write(db, person.portal_id, person.id, person.email, name)
+    return joined(db, account.portal_id, person.id)
+
+
+def customer(db: Session, portal_id: int, address: str) -> models.Customer:
+    """The customer with this address, which is `normalized`; made where there is none."""
+    new = {"id": new_id(), "email": address, "name": None, "created_at": clock.now(), "keyed": True}
+    table: Table = models.Customer.__table__  # type: ignore[attr-defined]
+    if insert_once(db, table, {**new, "portal_id": portal_id}):
+        names.write(db, portal_id, new["id"], address, None)  # type: ignore[arg-type]
+    return db.execute(
+        select(models.Customer).where(
+            col(models.Customer.portal_id) == portal_id, col(models.Customer.email) == address
+        )
+    ).scalar_one()

@@ -2,18 +2,23 @@
 
 from dataclasses import dataclass
 
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, or_, select
 from sqlalchemy.orm import Session
 from sqlmodel import col
 
-from portal import models
+from portal import clock, models
+from portal.policy import CancelPolicy, SaveOffer, offers_of
+from portal.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
 class LogoView:
+    """A picture as pages show it; `twice` is the name of the same at double the size."""
+
     sha256: str
     width: int
     height: int
+    twice: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,14 +42,33 @@ class PortalView:
     request_days: int
     brand: tuple[tuple[str, str], ...]
     logo: LogoView | None
+    cancel_policy: CancelPolicy = CancelPolicy()
+    save_offers: tuple[SaveOffer, ...] = ()
+    enabled: bool = True  # the merchant's off switch
+    logo_dark: LogoView | None = None
 
 
 def portal_by_host(db: Session, host: str, base_domain: str) -> PortalView | None:
     """The portal that answers on this host: by its proved domain, or by its name of the installation."""
-    slug = host.removesuffix(f".{base_domain}")
-    named = col(models.Portal.domain) == host if slug == host else col(models.Portal.slug) == slug
-    row = db.execute(select(models.Portal).where(named)).scalar_one_or_none()
+    row = db.execute(select(models.Portal).where(*_answers(host, base_domain))).scalar_one_or_none()
     return view(db, row, base_domain) if row else None
+
+
+def is_served(db: Session, host: str, base_domain: str) -> bool:
+    """Whether a portal answers on this host, by one indexed read."""
+    found = db.execute(select(col(models.Portal.id)).where(*_answers(host, base_domain)))
+    return found.first() is not None
+
+
+def _answers(host: str, base_domain: str) -> list[ColumnElement[bool]]:
+    """One label before the base domain is a portal's name of the installation; all else is a domain, served for some
+    days longer when its proof is lost."""
+    row = models.Portal
+    slug = host.removesuffix(f".{base_domain}")
+    if slug != host and "." not in slug:
+        return [col(row.slug) == slug]
+    until = col(row.domain_until)
+    return [col(row.domain) == host, or_(until.is_(None), until > clock.now())]
 
 
 def portal_by_id(db: Session, portal_id: int, base_domain: str) -> PortalView:
@@ -52,21 +76,37 @@ def portal_by_id(db: Session, portal_id: int, base_domain: str) -> PortalView:
     return view(db, db.get_one(models.Portal, portal_id), base_domain)
 
 
+def installation(settings: Settings) -> PortalView:
+    """What stands in a portal's place where the installation itself writes: to merchants' people, about signing in."""
+    return PortalView(
+        id=0,
+        slug="",
+        name="Customer Portal",
+        host=settings.admin_host,
+        locale="en",
+        time_zone="UTC",
+        country=None,
+        support_email=settings.mail_from,
+        shop_url=None,
+        sender_name=None,
+        terms_url=None,
+        privacy_url=None,
+        cancel_reasons=(),
+        can_invoice=False,
+        request_days=0,
+        brand=(),
+        logo=None,
+    )
+
+
 def view(db: Session, row: models.Portal, base_domain: str) -> PortalView:
-    logo = None
-    if row.logo_id:
-        asset = models.Asset
-        found = db.execute(
-            select(col(asset.sha256), col(asset.width), col(asset.height)).where(
-                col(asset.portal_id) == row.id, col(asset.id) == row.logo_id
-            )
-        ).one_or_none()
-        logo = LogoView(*found) if found else None
+    logos = _logos(db, row)
     return PortalView(
         id=row.id,
         slug=row.slug,
         name=row.name,
-        host=row.domain or f"{row.slug}.{base_domain}",
+        # A domain whose proof is lost is in no link any more.
+        host=row.domain if row.domain and row.domain_until is None else f"{row.slug}.{base_domain}",
         locale=row.locale,
         time_zone=row.time_zone,
         country=row.country,
@@ -79,5 +119,23 @@ def view(db: Session, row: models.Portal, base_domain: str) -> PortalView:
         can_invoice=row.can_invoice,
         request_days=row.request_days,
         brand=tuple(sorted((row.brand or {}).items())),
-        logo=logo,
+        logo=logos.get(row.logo_id),
+        cancel_policy=CancelPolicy.of(row.cancel_policy),
+        save_offers=offers_of(row.save_offers, row.cancel_reasons or ()),
+        enabled=row.enabled,
+        logo_dark=logos.get(row.logo_dark_id),
     )
+
+
+def _logos(db: Session, row: models.Portal) -> dict[int | None, LogoView]:
+    """The portal's pictures by their ids."""
+    wanted = [asset_id for asset_id in (row.logo_id, row.logo_dark_id) if asset_id]
+    if not wanted:
+        return {}
+    asset = models.Asset
+    found = db.execute(
+        select(
+            col(asset.id), col(asset.sha256), col(asset.width), col(asset.height), col(asset.twice_sha256)
+        ).where(col(asset.portal_id) == row.id, col(asset.id).in_(wanted))
+    )
+    return {one.id: LogoView(one.sha256, one.width, one.height, one.twice_sha256) for one in found}

@@ -9,6 +9,7 @@ from zoneinfo import ZoneInfo
 
 from portal.ids import id_text
 from portal.intervals import add_months, coming
+from portal.policy import charged_until
 
 MONTHS = 12
 _REGULAR = frozenset({"active", "trialing", "past_due", "paused"})
@@ -79,9 +80,11 @@ class Month:
     totals: tuple[Total, ...]
 
 
-def charges(plans: Iterable[Plan], today: date, zone: ZoneInfo) -> list[Charge]:
-    """Every charge from today on for twelve months, by day."""
-    until = add_months(today, MONTHS)
+def charges(
+    plans: Iterable[Plan], today: date, zone: ZoneInfo, until: date | None = None
+) -> list[Charge]:
+    """Every charge from today on for twelve months, or `until` a day, by day."""
+    until = until or add_months(today, MONTHS)
     found = [charge for plan in plans for charge in _of_plan(plan, today, until, zone)]
     return sorted(found, key=lambda charge: (charge.on, charge.title or "", charge.subscription_id))
 
@@ -105,7 +108,10 @@ def totals(found: Iterable[Charge]) -> tuple[Total, ...]:
 
 
 def _of_plan(plan: Plan, today: date, until: date, zone: ZoneInfo) -> Iterator[Charge]:
-    if plan.status not in _REGULAR or plan.cancel_scheduled_at or plan.access_until:
+    paid_until = plan.current_period_end or plan.trial_ends_at
+    owed_until = charged_until(plan.cancel_scheduled_at, plan.access_until, paid_until)
+    cancelled = plan.cancel_scheduled_at or plan.access_until
+    if plan.status not in _REGULAR or (cancelled and owed_until is None):
         return
     if plan.status == "past_due":
         if plan.stopped:
@@ -115,7 +121,7 @@ def _of_plan(plan: Plan, today: date, until: date, zone: ZoneInfo) -> Iterator[C
     first = _first(plan, today, zone)
     if first is None:
         return
-    end = _day(plan.cancels_at, zone)
+    end = _day(owed_until or plan.cancels_at, zone)
     begun = plan.trial_ends_at or plan.started_at
     for day in coming(first, plan.interval_unit, plan.interval_count, until, _day(begun, zone)):
         if end and day >= end:

@@ -1,6 +1,7 @@
-"""What the command line does with the database: answering requests, sealing keys anew."""
+"""What the command line does with the database: the first link, answering requests, sealing keys anew."""
 
 import json
+import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -8,7 +9,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 from sqlmodel import col
 
-from portal import clock, models, requests
+from portal import clock, merchants, models, requests
 from portal.db import Database
 from portal.settings import Settings
 from portal.vault import Vault
@@ -26,7 +27,24 @@ def rotate_keys(database: Database, ring: str) -> int:
     count, last = 0, 0
     while ids := database.write_now(_rotate, vault, last):
         count, last = count + len(ids), ids[-1]
+    last = 0
+    while ids := database.write_now(_rotate_users, vault, last):
+        last = ids[-1]
     return count
+
+
+def _rotate_users(db: Session, vault: Vault, after: int) -> list[int]:
+    """The secrets of authenticator apps."""
+    row = models.User
+    found = list(
+        db.execute(
+            select(row).where(col(row.id) > after).order_by(col(row.id)).limit(BATCH).with_for_update()
+        ).scalars()
+    )
+    for user in found:
+        if user.totp is not None:
+            user.totp = vault.seal(0, user.id, vault.open(0, user.id, user.totp))
+    return [user.id for user in found]
 
 
 def _rotate(db: Session, vault: Vault, after: int) -> list[int]:
@@ -44,6 +62,42 @@ def _rotate(db: Session, vault: Vault, after: int) -> list[int]:
                 *where, vault.open(*where, account.previous_credentials)
             )
     return [account.id for account in found]
+
+
+# Who may sign in
+
+
+def setup_link(settings: Settings, email: str | None = None) -> str:
+    """A one-time link by which somebody begins a merchant of their own."""
+    if email is not None and not re.fullmatch(r"[^\s@]{1,64}@[^\s@]+", email):
+        raise RuntimeError("That is no e-mail address.")
+    address = email.strip().lower() if email else None
+    token = _with_database(
+        settings, lambda database: database.write_now(merchants.new_setup, clock.now(), address)
+    )
+    return f"{settings.origin(settings.admin_host)}/setup/{token}"
+
+
+def merchants_text(settings: Settings) -> str:
+    """Merchants with their portals and owners, as text."""
+
+    def read(db: Session) -> list[str]:
+        lines = []
+        for merchant in db.execute(select(models.Merchant).order_by(col(models.Merchant.id))).scalars():
+            slugs = db.execute(
+                select(col(models.Portal.slug)).where(col(models.Portal.merchant_id) == merchant.id)
+            ).scalars()
+            owners = db.execute(
+                select(col(models.User.email))
+                .join(models.Member, col(models.Member.user_id) == col(models.User.id))
+                .where(col(models.Member.merchant_id) == merchant.id, col(models.Member.role) == "owner")
+            ).scalars()
+            lines.append(
+                f"{merchant.name}  portals: {', '.join(slugs) or '-'}  owners: {', '.join(owners) or '-'}"
+            )
+        return lines
+
+    return "\n".join(_with_database(settings, lambda database: database.read_now(read))) or "Nobody yet."
 
 
 # Requests

@@ -86,6 +86,11 @@ class Seal:
         value: dict[str, Any] = json.loads(opened)
         return value
 
+    def word(self, context: str) -> str:
+        """An unguessable word of 32 characters, always the same for one context."""
+        raw = HKDF(SHA256(), 24, None, f"portal word {context}".encode()).derive(self._key)
+        return base64.urlsafe_b64encode(raw).decode()
+
 
 def new_key() -> str:
     """A fresh master key for the ring."""

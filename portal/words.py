@@ -7,7 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from portal.texts import translations
+from portal.texts import gettext, translations
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +163,7 @@ def _card(locale: str) -> Mapping[str, Markup]:
             "{label} accepted it on {day} at {time}. Reference {reference}. A copy is in your mail."
         ),
         "scheduled": _("It ends on {day}, and no more payments are taken. Reference {reference}."),
+        "scheduled_later": _("It ends on {day}; until then payments go on. Reference {reference}."),
         "undone": _("It goes on as before. Reference {reference}."),
         "done_cancel": _("Cancelled."),
         "done_undo_cancel": _("Kept."),
@@ -183,6 +184,7 @@ def _card(locale: str) -> Mapping[str, Markup]:
         "ask_pay_now": _("You asked {shop} for a way to pay."),
         "ask_change_plan": _("You asked {shop} for another plan."),
         "ask_skip_next_payment": _("You asked {shop} to skip a payment."),
+        "ask_offer": _("You asked {shop} for what they offer."),
         "ask_open": _("{shop} answers by {day}; until then nothing has changed. Reference {reference}."),
         "ask_late": _(
             "{shop} wanted to answer by {day} and is late; we have reminded them. Reference {reference}."
@@ -245,3 +247,28 @@ def every(unit: str | None, count: int | None, locale: str) -> str:
         "year": ngettext("every year", "every {n} years", n),
     }
     return texts.get(unit or "", "").format(n=n)
+
+
+def circumstance_words(name: str, value: object) -> str:
+    """A circumstance of which the facts speak, as people say it: by UPI, while something is open."""
+    _ = gettext
+    if name == "due":
+        return _("while something is open") if value else _("when nothing is open")
+    if name == "token":
+        return _("with a saved way to pay") if value else _("without a saved way to pay")
+    if name == "method":
+        return by_method().get(str(value)) or _("by {method}").format(method=str(value).replace("_", " "))
+    return str(value).replace("_", " ")
+
+
+def by_method() -> dict[str, str]:
+    """Ways to pay, as they follow a state: active, by card."""
+    _ = gettext
+    return {
+        "card": _("by card"),
+        "foreign_card": _("by a foreign card"),
+        "wallet": _("by wallet"),
+        "bank_debit": _("by bank debit"),
+        "emandate": _("by bank mandate"),
+        "upi": _("by UPI"),
+    }

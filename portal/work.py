@@ -3,9 +3,10 @@ workers may run and one that dies loses nothing."""
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 import structlog
@@ -14,8 +15,23 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 from sqlmodel import col
 
-from portal import actions, clock, guard, letters, login, models, requests, sync, webhooks
-from portal.connect import open_gateway
+from portal import (
+    accounts,
+    actions,
+    clock,
+    domains,
+    guard,
+    letters,
+    login,
+    merchants,
+    models,
+    outgoing,
+    requests,
+    retention,
+    sync,
+    webhooks,
+)
+from portal.connect import Disconnected, open_gateway
 from portal.db import Database
 from portal.gateways import facts
 from portal.gateways.base import BadSignature, Event, Gone, Ref, Unavailable
@@ -26,13 +42,14 @@ from portal.vault import Vault
 log = structlog.get_logger()
 
 BATCH = 20
+AWAY = 40  # of those below at a time
+ASIDE = ("deliver", "domain_look")  # wait for servers of merchants'; nothing else waits for them
 LOCK = timedelta(seconds=120)
 TRIES = 12
 BEAT = timedelta(seconds=10)
 SWEEP = timedelta(hours=1)
 ASKED_AT_SIGN_IN = 20  # subscriptions
 KEEP_JOBS = timedelta(days=14)
-KEEP_BODIES = timedelta(days=30)
 
 _wake: asyncio.Event | None = None
 _loop: asyncio.AbstractEventLoop | None = None
@@ -78,7 +95,11 @@ class Worker:
             "request_late": self._request_late,
             "look_at_order": self._look_at_order,
             "backfill": self._backfill,
+            "check_account": partial(accounts.check_account, self),
+            "deliver": self._deliver,
+            "domain_look": self._domain_look,
         }
+        self._away: set[asyncio.Task[None]] = set()  # jobs of the kinds in ASIDE
 
     def stop(self) -> None:
         self._stop = True
@@ -97,6 +118,7 @@ class Worker:
                     last_beat = now
                 if last_sweep is None or abs(now - last_sweep) >= SWEEP:
                     await self.database.write(_sweep, now)
+                    await retention.sweep(self.database, now)
                     last_sweep = now
                 async with self.at_work:
                     done = await self.once()
@@ -108,19 +130,26 @@ class Worker:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(_wake.wait(), 0.5)
                 _wake.clear()
+        await asyncio.gather(*self._away)
 
     async def once(self) -> int:
         """Carry out one batch of what is due; how many jobs it was."""
-        batch = await self.database.write(claim, clock.now(), BATCH)
+        left = ASIDE if len(self._away) >= AWAY else ()
+        batch = await self.database.write(claim, clock.now(), BATCH, left)
         mails = [job for job in batch if job.kind in letters.KINDS]
-        others = [job for job in batch if job.kind not in letters.KINDS]
+        others = [job for job in batch if job.kind not in (*letters.KINDS, *ASIDE)]
+        for job in batch:
+            if job.kind in ASIDE:
+                task = asyncio.create_task(self._one(job))
+                self._away.add(task)
+                task.add_done_callback(self._away.discard)
         await asyncio.gather(self._mails(mails), *(self._one(job) for job in others))
         return len(batch)
 
     async def drain(self) -> None:
         """Work until nothing is due; for tests and the demo."""
-        while await self.once():
-            pass
+        while await self.once() or self._away:
+            await asyncio.gather(*self._away)
 
     async def _one(self, job: Claimed) -> None:
         handler = self._handlers.get(job.kind)
@@ -130,6 +159,8 @@ class Worker:
             await handler(job.payload)
         except Again as again:
             await self.database.write(postpone, job.id, clock.now() + timedelta(seconds=again.seconds))
+        except Disconnected:
+            await self.database.write(_let_go, job, clock.now())
         except Unavailable as error:
             wait = max(error.retry_after or 0, _backoff(job.attempts))
             await self._retry(job, error.hint, wait)
@@ -148,7 +179,8 @@ class Worker:
         """All mails of a batch, over one connection."""
         if not jobs:
             return
-        results = await letters.send(self.database, self.settings, [(j.kind, j.payload) for j in jobs])
+        last = {number for number, job in enumerate(jobs) if job.attempts >= TRIES}
+        results = await letters.send(self.database, self.settings, [(j.kind, j.payload) for j in jobs], last)
         for job, result in zip(jobs, results, strict=True):
             if result is None:
                 await self.database.write(finish, job.id, clock.now())
@@ -158,6 +190,11 @@ class Worker:
                 await self._retry(job, result.error, _backoff(job.attempts))
 
     # The kinds of jobs
+
+    async def _domain_look(self, payload: dict[str, Any]) -> None:
+        again = await domains.look_again(self.database, self.settings, payload["claim"])
+        if again is not None:
+            raise Again(again)
 
     async def _event(self, payload: dict[str, Any]) -> None:
         account = await self.database.read(_account_of_event, payload["event"])
@@ -241,6 +278,12 @@ class Worker:
             await gateway.aclose()
         await self.database.write(self._write, account, snapshot)
 
+    async def _deliver(self, payload: dict[str, Any]) -> None:
+        again = payload.get("again", False)
+        wait = await outgoing.deliver(self.database, self.settings, self.vault, payload["delivery"], again)
+        if wait is not None:
+            raise Again(wait)
+
     async def _backfill(self, payload: dict[str, Any]) -> None:
         """Everything a processor lists; where it broke off is where the next try goes on."""
         account = await self.database.read(_account, payload["account"])
@@ -253,8 +296,8 @@ class Worker:
             await gateway.aclose()
 
 
-def claim(db: Session, now: datetime, limit: int) -> list[Claimed]:
-    """Take up to `limit` due jobs under a lease; each goes to one worker only."""
+def claim(db: Session, now: datetime, limit: int, left: Sequence[str] = ()) -> list[Claimed]:
+    """Take up to `limit` due jobs under a lease, but those of the kinds `left`; each goes to one worker only."""
     due = (
         select(col(models.Job.id))
         .where(
@@ -262,6 +305,7 @@ def claim(db: Session, now: datetime, limit: int) -> list[Claimed]:
             col(models.Job.parked_at).is_(None),
             col(models.Job.run_at) <= now,
             or_(col(models.Job.locked_until).is_(None), col(models.Job.locked_until) < now),
+            *([col(models.Job.kind).not_in(left)] if left else []),
         )
         .order_by(col(models.Job.run_at))
         .limit(limit)
@@ -330,14 +374,14 @@ def _beat(db: Session, now: datetime) -> None:
 
 
 def _sweep(db: Session, now: datetime) -> None:
-    """Old things go: jobs that are done, and the bodies of old events (their ids stay)."""
+    """Old things go: jobs that are done, asks, sessions. What each portal says of its own goes by `retention`."""
     db.execute(delete(models.Job).where(col(models.Job.done_at) < now - KEEP_JOBS))
-    db.execute(
-        update(models.Event)
-        .where(col(models.Event.received_at) < now - KEEP_BODIES, col(models.Event.body).is_not(None))
-        .values(body=None)
-    )
     login.forget_old(db, now)
+    merchants.forget_old(db, now)
+    accounts.keep_house(db, now)
+    outgoing.forget_old(db, now)
+    domains.revive(db, now)
+    db.execute(delete(models.ApiUse).where(col(models.ApiUse.minute) < int(now.timestamp()) // 60 - 60))
 
 
 def _follow(db: Session, account: models.Account, changes: list[sync.Change], now: datetime) -> None:
@@ -351,6 +395,8 @@ def _follow(db: Session, account: models.Account, changes: list[sync.Change], no
                 now,
                 f"payment_failed:{change.id}",
             )
+            payment = db.get_one(models.Payment, change.id)
+            outgoing.of_payment(db, "payment.failed", payment, now)
         if change.table == "payment":
             guard.look(db, change.id, now)  # also where only its subscription became known
             if change.after != change.before:
@@ -455,6 +501,15 @@ def _write_page(
 def _cursor(db: Session, account_id: int) -> str | None:
     found = db.get(models.Setting, f"backfill:{account_id}")
     return found.value if found else None
+
+
+def _let_go(db: Session, job: Claimed, now: datetime) -> None:
+    """The account was disconnected meanwhile: there is nothing left to do, and that is no failure."""
+    if job.kind == "event":
+        _handled(db, job.payload["event"], now, "The account is disconnected.")
+    if "action" in job.payload:
+        actions.account_gone(db, job.payload["action"], now)
+    finish(db, job.id, now)
 
 
 def _account(db: Session, account_id: int) -> models.Account:

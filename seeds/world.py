@@ -16,6 +16,12 @@ from portal.gateways import facts, processors
 from portal.vault import Vault
 from seeds.simulators.harness import Harness, Sample
 
+MERCHANTS = [
+    {"email": "owner@acme.example", "about": "owns Acme Coffee"},
+    {"email": "owner@kora.example", "about": "owns Kora Yoga"},
+    {"email": "owner@nova.example", "about": "owns Nova Market, with an account at every other processor"},
+    {"email": "viewer@acme.example", "about": "may look at Acme Coffee's settings and change nothing"},
+]
 PORTALS = ("acme", "kora", "nova")
 BY_HAND = ("stripe", "payfast")  # processors whose samples are told below, person by person
 PEOPLE = [
@@ -132,6 +138,15 @@ def _portals(db: Session, vault: Vault, samples: dict[str, Sample]) -> list[mode
     ]
     db.add_all(merchants)
     db.flush()
+    for merchant in merchants:
+        for role, email in (
+            ("owner", merchant.email),
+            ("viewer", merchant.email.replace("owner@", "viewer@")),
+        ):
+            user = models.User(email=email, created_at=now)
+            db.add(user)
+            db.flush()
+            db.add(models.Member(merchant_id=merchant.id, user_id=user.id, role=role, created_at=now))
     acme = models.Portal(
         merchant_id=merchants[0].id,
         slug="acme",
@@ -141,6 +156,7 @@ def _portals(db: Session, vault: Vault, samples: dict[str, Sample]) -> list[mode
         locale="en",
         time_zone="Europe/Berlin",
         country="GB",
+        brand_colour="#2f6f4f",
         brand=_brand("#2f6f4f", "#ffffff", "#22613f", "#86cfa6"),
         legal_name="Acme Coffee Ltd",
         legal_address="12 Roastery Lane\nBristol BS1 4DJ",
@@ -159,6 +175,7 @@ def _portals(db: Session, vault: Vault, samples: dict[str, Sample]) -> list[mode
         locale="en-ZA",
         time_zone="Africa/Johannesburg",
         country="ZA",
+        brand_colour="#7a3e9d",
         brand=_brand("#7a3e9d", "#ffffff", "#6b3489", "#d3a6ee"),
         legal_name="Kora Yoga Studio (Pty) Ltd",
         legal_address="4 Kloof Street\nCape Town 8001",
@@ -175,6 +192,7 @@ def _portals(db: Session, vault: Vault, samples: dict[str, Sample]) -> list[mode
         locale="en",
         time_zone="Europe/Amsterdam",
         country="NL",
+        brand_colour="#1d4f91",
         brand=_brand("#1d4f91", "#ffffff", "#1d4f91", "#9cc2f0"),
         legal_name="Nova Market BV",
         legal_address="Keizersgracht 1\n1015 CJ Amsterdam",

@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 from portal import clock
 from portal.gateways import _adyen as said_by
+from portal.gateways import _adyen_webhooks as webhooks
 from portal.gateways import base, wire
 from portal.gateways.base import (
     BadSignature,
@@ -42,6 +43,7 @@ from portal.gateways.wire import Json, part
 from portal.money import Money
 
 TEST, LIVE = "checkout-test.adyen.com", "{live_prefix}-checkout-live.adyenpayments.com"
+MANAGEMENT = {False: "management-test.adyen.com", True: "management-live.adyen.com"}
 PREFIX = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,46}[A-Za-z0-9])?")
 ROLES = ("Checkout webservice role", "Merchant Recurring role")
 NO_ANSWER = "Adyen does not answer at the moment."
@@ -53,7 +55,7 @@ UNPROVED = "Set user name and password of the webhook: without them no e-mail in
 class KeysRefused(Unavailable):
     """A 401 or 403: an unknown key, or one without a role (`code` 010) or without this merchant account (901)."""
 
-    code = ""
+    code, status = "", 401
 
 
 class NothingStored(Gone):
@@ -199,6 +201,18 @@ class Adapter(base.Gateway):
         chosen = self.credentials.get("manual_capture", "").lower().replace(" ", "") or "klarna"
         return {"all": ("",), "none": ()}.get(chosen, tuple(chosen.split(",")))
 
+    async def register_webhook(self, url: str, key: str) -> base.Registration:
+        """The standard webhook of this merchant account, with a key, a user name and a password."""
+        return await webhooks.register(self._manage, url, self.credentials)
+
+    async def unregister_webhook(self, remote_id: str) -> None:
+        await webhooks.unregister(self._manage, remote_id)
+
+    async def send_test_event(self, remote_id: str | None) -> str | None:
+        if not remote_id:
+            raise Unsupported("", "Adyen tests only a webhook that was registered here.")
+        return await webhooks.test(self._manage, remote_id)
+
     async def cancel_now(self, ref: Ref, key: str) -> Snapshot:
         """Deletes, for good, every stored method that can be charged without the shopper: only then none is."""
         methods = await self._stored(ref.id)
@@ -319,6 +333,17 @@ class Adapter(base.Gateway):
             **more,
         )
 
+    async def _manage(self, method: str, path: str, **more: Any) -> Any:
+        return await self._http.ask(
+            method,
+            MANAGEMENT[bool(self._prefix)],
+            f"/v3/merchants/{wire.safe(self._account)}/webhooks{path}",
+            words=lambda said: (said["errorCode"], said.get("detail") or said["title"]),
+            headers={"X-API-Key": self.credentials.get("api_key", "").strip()},
+            refused=_refused,
+            **more,
+        )
+
     @classmethod
     def read(cls, kind: base.Kind | Literal["event"], said: Any) -> Record | list[Event]:
         """An item of a standard webhook (bare or in its envelope), a shopper's stored methods or one of them, the
@@ -355,7 +380,7 @@ def _refused(status: int, code: str, message: str) -> GatewayError | None:
         error = KeysRefused(
             "Adyen does not accept this shop's keys at the moment. Nothing was changed.", hint
         )
-        error.code = code if status == 403 else ""
+        error.code, error.status = (code if status == 403 else ""), status
         return error
     if code == "704":  # the first request with this key has not been answered yet
         return Unavailable("Adyen is still at it.", hint, retry_after=5.0, sent=True)

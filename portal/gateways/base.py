@@ -280,6 +280,16 @@ class Document:
 
 
 @dataclass(frozen=True, slots=True)
+class Registration:
+    """A webhook that a processor keeps for us. `credentials` are the fields of the settings form that came out of it,
+    to be merged into the account's; `note` tells the merchant what is left to do by hand."""
+
+    remote_id: str
+    credentials: Mapping[str, str] = field(repr=False)
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Health:
     """Whether the keys are good and for what. `missing` names permissions in the processor's own words."""
 
@@ -398,6 +408,24 @@ class Gateway:
         if event.subject is None:
             return None
         return await self.fetch(event.subject)
+
+    async def register_webhook(self, url: str, key: str) -> Registration:
+        """Have the processor tell this address all that the adapter handles, and nothing else.
+
+        One webhook for an address, however often it is asked: one that is there is brought up to date. Where its secret
+        was shown once and is not in the credentials, it is replaced: the new one first, then the old one goes.
+        """
+        raise Unsupported(
+            "", "Webhooks are set up in the processor's own dashboard, with the address shown here."
+        )
+
+    async def unregister_webhook(self, remote_id: str) -> None:
+        """Remove a webhook that was registered; one that is gone already is fine."""
+        raise Unsupported("", "Webhooks are removed in the processor's own dashboard.")
+
+    async def send_test_event(self, remote_id: str | None) -> str | None:
+        """Ask for a delivery that changes nothing: the type of the event that comes; None where none can be sent."""
+        raise Unsupported("", "This processor sends no test event on request: the next real one shows it.")
 
     @classmethod
     def read(cls, kind: Kind | Literal["event"], said: Any) -> "Record | list[Event]":

@@ -2,7 +2,7 @@
 
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import date
 from functools import cache
@@ -58,6 +58,7 @@ class Credential(_Strict):
     required: bool
     pattern: str
     variant: str | None = None
+    from_webhook: bool = False  # comes out of registering the webhook, so it may be left empty until then
 
     @model_validator(mode="after")
     def _pattern_compiles(self) -> "Credential":
@@ -78,6 +79,7 @@ class WebhookFact(_Strict):
     proves: Literal["body", "fields", "origin", "nothing"]
     tolerance_s: int | None = None
     registration: Literal["api", "dashboard", "per_object"]
+    test_event: bool = False  # a call asks the processor for a test delivery
     variant: str | None = None
     source: str
     checked: date
@@ -319,4 +321,20 @@ def disagreements(processor: str, adapter: type) -> list[str]:
     }
     if ("processor" in documents) != has("invoice_document"):
         found.append(f"{processor}: `documents` and invoice_document do not agree")
+    return found + _webhook_disagreements(processor, table, has)
+
+
+def _webhook_disagreements(processor: str, table: Facts, has: Callable[[str], bool]) -> list[str]:
+    registers = any(fact.registration == "api" for fact in table.webhooks)
+    offered = {"register_webhook": registers, "unregister_webhook": registers}
+    offered["send_test_event"] = any(fact.test_event for fact in table.webhooks)
+    found = []
+    for name, offers in offered.items():
+        told = "test_event = true" if name == "send_test_event" else 'registration = "api"'
+        if offers and not has(name):
+            found.append(f"{processor}: the facts say {told}, the adapter has no {name}")
+        if not offers and has(name):
+            found.append(f"{processor}: the adapter has {name}, no webhook of the facts says {told}")
+    if not registers and any(field.from_webhook for field in table.credentials):
+        found.append(f"{processor}: a field comes out of a registration that no webhook has")
     return found

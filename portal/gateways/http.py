@@ -140,8 +140,9 @@ class Http:
         json: Any = None,
         content: bytes | None = None,
         refused: Callable[[int, str, str], GatewayError | None] | None = None,
+        empty: tuple[int, ...] = (204,),
     ) -> Any:
-        """The JSON of an answer in the 2xx (None where it is empty by rule: 204), else one of the five errors.
+        """The JSON of an answer in the 2xx (None where it is empty by rule: `empty`), else one of the five errors.
 
         `words` finds code and message in a refusal's JSON. `refused` may know better what a refusal means, by HTTP
         status, code and message; where it gives None the usual meaning of the status holds.
@@ -155,7 +156,7 @@ class Http:
         except ValueError:
             said = None
         if 200 <= answer.status_code < 300:
-            if said is None and answer.status_code != 204:
+            if said is None and answer.status_code not in empty:
                 raise Unavailable(
                     "The payment company does not answer at the moment.",
                     f"{method} {host} was answered {answer.status_code} without JSON.",

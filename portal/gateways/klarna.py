@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 from portal import clock
 from portal.gateways import _klarna as told
+from portal.gateways import _klarna_webhooks as webhooks
 from portal.gateways import base, wire
 from portal.gateways._klarna import ACCEPTED, SHARED, UUID, KeysRefused
 from portal.gateways.base import Declined, Gone, Ref, Snapshot, SubscriptionRecord, Unavailable, Unsupported
@@ -218,6 +219,22 @@ class Adapter(base.Gateway):
         only = signed_up[0].remote_id if len(signed_up) == 1 else None
         return replace(told.snapshot(as_of, [order], only), subscriptions=signed_up)
 
+    async def register_webhook(self, url: str, key: str) -> base.Registration:
+        """For v2. A retry finds the webhook, not the key of a lost answer: then both are made anew."""
+        webhooks.only_v2(self.variant)
+        return await webhooks.register(self._ask, url, self.credentials)
+
+    async def unregister_webhook(self, remote_id: str) -> None:
+        webhooks.only_v2(self.variant)
+        await webhooks.unregister(self._ask, remote_id)
+
+    async def send_test_event(self, remote_id: str | None) -> str | None:
+        """For v2: an event about a payment that there is not, so it leads to nothing."""
+        webhooks.only_v2(self.variant)
+        if not remote_id:
+            raise Unsupported("", "Klarna simulates events only for a webhook that was registered here.")
+        return await webhooks.test(self._ask, remote_id)
+
     async def cancel_now(self, ref: Ref, key: str) -> Snapshot:
         """Ends the token, for good. Klarna says 202 and does it in its own time; the shop's schedule goes on."""
         tokens, was, sent = told.tokens(ref), told.known(ref), False
@@ -326,8 +343,8 @@ class Adapter(base.Gateway):
 
     async def _ask(self, method: str, path: str, **more: Any) -> Any:
         host = self._network if path.startswith("/v2/") else self._host
-        more |= {"headers": self._headers, "words": told.words, "refused": told.refused}
-        return await self._http.ask(method, host, path, **more)
+        usual: dict[str, Any] = {"headers": self._headers, "words": told.words, "refused": told.refused}
+        return await self._http.ask(method, host, path, **usual | more)
 
     @classmethod
     def read(cls, kind: base.Kind | Literal["event"], said: Any) -> base.Record | list[base.Event]:

@@ -18,6 +18,7 @@ from uuid import UUID
 
 from portal import clock
 from portal.gateways import _mollie, base, wire
+from portal.gateways import _mollie_webhooks as webhooks
 from portal.gateways._mollie import AMSTERDAM, CONTINUES, ENDED, HINT, ID, LIVE, NO_ANSWER, RECORDS
 from portal.gateways.base import Declined, Gone, Record, Ref, Snapshot, Unavailable, Unsupported
 from portal.gateways.http import Http
@@ -36,12 +37,13 @@ class KeysRefused(Unavailable):
 
 
 class Adapter(base.Gateway):
-    """One website profile. Credentials: api_key, and webhook_secret where its next-gen webhooks come here."""
+    """One website profile. Credentials: api_key, and webhook_secret where its next-gen webhooks come here; these are
+    registered with organization_token."""
 
     def __init__(self, credentials: Mapping[str, str], **more: Any) -> None:
         super().__init__(credentials, **more)
         self._http = Http(self, "mollie")
-        self._key = self.credentials.get("api_key", "").strip()
+        self._key = self._given("api_key")
 
     async def aclose(self) -> None:
         await self._http.aclose()
@@ -184,6 +186,35 @@ class Adapter(base.Gateway):
             return _mollie.events(wire.proved_json(body))
         except ValueError as error:
             raise base.BadSignature(str(error)) from error
+
+    async def register_webhook(self, url: str, key: str) -> base.Registration:
+        """A next-gen webhook; it tells of all profiles of the organisation, and another's payments are not found."""
+        return await webhooks.register(self._organisation(), url, key, self._given("webhook_secret"))
+
+    async def unregister_webhook(self, remote_id: str) -> None:
+        await webhooks.unregister(self._organisation(), remote_id)
+
+    async def send_test_event(self, remote_id: str | None) -> str | None:
+        if not remote_id:
+            raise Unsupported("", "Mollie tests only a webhook that was registered here.")
+        return await webhooks.test(self._organisation(), remote_id)
+
+    def _organisation(self) -> webhooks.Ask:
+        """Asks below /v2/webhooks with the organisation's token, in the mode of the profile's key."""
+        token = self._given("organization_token")
+        if not token:
+            raise Unsupported("", webhooks.BY_HAND)
+        mode = {"testmode": True} if self._key.startswith("test_") else {}
+
+        async def ask(method: str, path: str, key: str = "", body: Any = None, params: Any = None) -> Any:
+            query = {**(params or {}), **dict.fromkeys(mode, "true")} if method == "GET" else None
+            sent = {**(body or {}), **mode} if method != "GET" else None
+            return await self._ask(method, f"/v2/webhooks{path}", key, sent or None, query, token)
+
+        return ask
+
+    def _given(self, name: str) -> str:
+        return self.credentials.get(name, "").strip()
 
     async def cancel_now(self, ref: Ref, key: str) -> Snapshot:
         """Final; the mandate stays, and direct debits under way still run. A second cancel is refused: no failure."""
@@ -334,12 +365,15 @@ class Adapter(base.Gateway):
     async def _get(self, path: str, **params: str) -> Json:
         return wire.obj(await self._ask("GET", path, params=params))
 
-    async def _ask(self, method: str, path: str, key: str = "", body: Any = None, params: Any = None) -> Any:
-        headers = {"Authorization": f"Bearer {self._key}".strip()}
+    async def _ask(
+        self, method: str, path: str, key: str = "", body: Any = None, params: Any = None, token: str = ""
+    ) -> Any:
+        headers = {"Authorization": f"Bearer {token or self._key}".strip()}
         if key:  # Mollie wants a UUID of version 4
             digest = hashlib.sha256(f"{key} {method} {path}".encode()).digest()
             headers["Idempotency-Key"] = str(UUID(bytes=digest[:16], version=4))
         more = {"headers": headers, "params": params, "json": body}
+        more["empty"] = (202, 204) if path.endswith("/ping") else (204,)
         return await self._http.ask(method, API, path, words=_words, refused=_refused, **more)
 
 

@@ -14,10 +14,10 @@ from typing import Any, Literal
 
 from portal import clock
 from portal.gateways import base, wire
-from portal.gateways._paypal import proof, records
+from portal.gateways._paypal import proof, records, webhooks
 from portal.gateways._paypal.api import NO_ANSWER, SENTENCES, Api, KeysRefused, NotAllowed
 from portal.gateways._paypal.shapes import id_of, link
-from portal.gateways._paypal.subscriptions import STATES, subscription
+from portal.gateways._paypal.subscriptions import STATES, remembered, subscription
 from portal.gateways.base import BadSignature, Declined, Gone, Ref, Snapshot, Unavailable, Unsupported
 from portal.gateways.http import Http
 
@@ -68,7 +68,8 @@ class Adapter(base.Gateway):
                     await self._api.ask("GET", path, params=params)
                 except NotAllowed:
                     missing.append(feature)
-            await self._api.ask("GET", f"/v1/notifications/webhooks/{wire.safe(self._webhook)}")
+            if self._webhook:  # there is none before it is registered
+                await self._api.ask("GET", f"{webhooks.PATH}/{wire.safe(self._webhook)}")
         except KeysRefused as refused:
             return base.Health(ok=False, live=live, hint=refused.hint)
         except (NotAllowed, Gone, Declined):
@@ -280,6 +281,17 @@ class Adapter(base.Gateway):
             return told
         return replace(records.told(found, told), as_of=found.as_of)
 
+    async def register_webhook(self, url: str, key: str) -> base.Registration:
+        """PayPal keeps one for an address, so the key is not needed; its id is all that comes out of it."""
+        return await webhooks.register(self._api, url)
+
+    async def unregister_webhook(self, remote_id: str) -> None:
+        await webhooks.unregister(self._api, remote_id)
+
+    async def send_test_event(self, remote_id: str | None) -> str | None:
+        """A true event of before, sent again; None where nothing has happened in this app yet."""
+        return await webhooks.send_again(self._api, remote_id or self._webhook)
+
     async def cancel_now(self, ref: Ref, key: str) -> Snapshot:
         """Final. Cancelled at PayPal's own site before is success."""
         return await self._act(ref, "cancel", key)
@@ -352,7 +364,7 @@ class Adapter(base.Gateway):
                 raise
         else:
             after = await self._read_back(ref)
-        return _remembered(after, was, ref.known)
+        return remembered(after, was, ref.known)
 
     async def _read_back(self, ref: Ref) -> Snapshot:
         try:
@@ -364,21 +376,6 @@ class Adapter(base.Gateway):
     def read(cls, kind: base.Kind | Literal["event"], said: Any) -> base.Record | list[base.Event]:
         found: base.Record | list[base.Event] = records.read(kind, said)
         return found
-
-
-def _remembered(after: Snapshot, was: base.SubscriptionRecord, known: base.Record | None) -> Snapshot:
-    """The end of the paid time as it was before, where PayPal no longer tells it; and a word to the merchant where
-    going on is charged before that end."""
-    one, paid = after.subscriptions[0], was.current_period_end
-    if isinstance(known, base.SubscriptionRecord):
-        paid = paid or known.current_period_end
-    if paid and one.current_period_end is None:
-        knows = (one.knows or frozenset()) | {"current_period_end"}
-        return replace(after, subscriptions=(replace(one, current_period_end=paid, knows=knows),))
-    if paid and one.next_payment and one.next_payment.on < paid.date():
-        says = f"PayPal set the next charge of {one.remote_id} to {one.next_payment.on}, but it is paid until"
-        return replace(after, tell=f"{says} {paid.date()}.")
-    return after
 
 
 def _whole_ids(rows: list[wire.Json]) -> list[str]:

@@ -10,10 +10,10 @@ from datetime import datetime
 from typing import Any, Literal
 
 from portal import clock
-from portal.gateways._stripe import events, objects, shapes
+from portal.gateways._stripe import events, keys, objects, shapes, webhooks
 from portal.gateways._stripe.reader import Reader
 from portal.gateways._stripe.shapes import as_dict, id_of
-from portal.gateways._stripe.wire import Json, Refusal, Wire, error_of, half_way, permission_of
+from portal.gateways._stripe.wire import Json, Wire, half_way
 from portal.gateways.base import (
     Declined,
     Document,
@@ -26,32 +26,12 @@ from portal.gateways.base import (
     Page,
     Record,
     Ref,
+    Registration,
     Snapshot,
     SubscriptionRecord,
     Unavailable,
     Unsupported,
 )
-
-# What `check` asks of a key. The writes name objects that do not exist, so that nothing can happen.
-READS = (
-    "customers",
-    "subscriptions",
-    "invoices",
-    "invoice_payments",
-    "charges",
-    "refunds",
-    "checkout/sessions",
-    "products",
-)
-NOBODY = "portal_key_check"
-WRITES: tuple[tuple[str, Json], ...] = (
-    (f"subscriptions/{NOBODY}", {}),
-    (f"customers/{NOBODY}", {}),
-    ("invoices/create_preview", {"subscription": NOBODY}),
-    (f"checkout/sessions/{NOBODY}/expire", {}),
-    ("billing_portal/sessions", {"customer": NOBODY}),
-)
-READ_ONE = (f"payment_methods/{NOBODY}", f"setup_intents/{NOBODY}")
 
 
 class Adapter(Gateway):
@@ -72,40 +52,7 @@ class Adapter(Gateway):
         """Ask for one of everything that is read; for a restricted key also try writes that can have no effect."""
         if self._live is None:
             return Health(ok=False, live=None, hint="There is no secret key.")
-        missing: dict[str, None] = {}
-        try:
-            for path in READS:
-                await self._probe(missing, "get", path, {"limit": 1})
-            if self._restricted:
-                for path in READ_ONE:
-                    await self._probe(missing, "get", path, {})
-                for path, params in WRITES:
-                    await self._probe(missing, "post", path, params)
-        except Refusal as refusal:
-            error = error_of(refusal, writes=False)
-            if refusal.status != 401:
-                raise error from refusal
-            return Health(ok=False, live=self._live, hint=error.hint)
-        named = ", ".join(missing)
-        hint = f"Give the restricted key these permissions in Stripe: {named}." if missing else None
-        account = await self._account()
-        return Health(ok=not missing, live=self._live, account=account, missing=tuple(missing), hint=hint)
-
-    async def _probe(self, missing: dict[str, None], method: str, path: str, params: Json) -> None:
-        try:
-            await self._wire.send(method, f"/v1/{path}", params)
-        except Refusal as refusal:
-            if refusal.status == 403:
-                missing[permission_of(refusal) or path] = None
-            elif refusal.status not in (400, 404):
-                raise
-
-    async def _account(self) -> str | None:
-        try:
-            account = await self._wire.send("get", "/v1/account", {})
-        except Refusal:
-            return None  # a restricted key need not see it
-        return as_dict(account.get("business_profile")).get("name") or id_of(account)
+        return await keys.check(self._wire, self._live, self._restricted)
 
     def backfill(self, cursor: str | None = None) -> AsyncIterator[Page]:
         """Customers, subscriptions, invoices, Checkout orders, charges; the cursor is the list and its last id."""
@@ -142,6 +89,15 @@ class Adapter(Gateway):
             if record is None:
                 raise
             return shapes.snapshot(clock.now(), [record])
+
+    async def register_webhook(self, url: str, key: str) -> Registration:
+        """An endpoint of our version; replaced where the secret that we have is not shown to be its own."""
+        return await webhooks.register(
+            self._wire, url, key, self.credentials.get("webhook_secret", "").strip()
+        )
+
+    async def unregister_webhook(self, remote_id: str) -> None:
+        await webhooks.unregister(self._wire, remote_id)
 
     async def cancel_now(self, ref: Ref, key: str) -> Snapshot:
         """Final. Deleting what is cancelled already gives 404, as a wrong account does: a fresh look decides."""

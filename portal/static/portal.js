@@ -58,6 +58,16 @@
   };
   addEventListener("pageshow", (event) => event.persisted && document.querySelectorAll("form").forEach(release));
 
+  // A picture: too large is said before it is sent; chosen or dropped, it goes at once.
+  document.addEventListener("change", ({ target }) => {
+    const most = target.dataset?.most;
+    if (!most || !target.files.length) return;
+    const large = target.files[0].size > most;
+    target.setCustomValidity(large ? target.dataset.tooLarge : "");
+    if (large) target.reportValidity();
+    else if ("send" in target.dataset) target.form.requestSubmit();
+  });
+
   document.addEventListener("htmx:before:request", ({ detail: { ctx } }) => {
     if (ctx.sourceEvent?.type === "every") return;
     waiting += 1;

@@ -1,5 +1,6 @@
 """What a customer does with a subscription: the step that says what will happen, the doing, the leaving, the return."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -13,6 +14,7 @@ from portal import actions, clock, models, offers, queries, render, requests, wo
 from portal.gateways.base import Leave
 from portal.gateways.capabilities import Key
 from portal.login import signed_in
+from portal.tenancy import PortalView
 from portal.texts import gettext as _
 
 # The steps that have an address, and the wishes that each can end in; the first that is to be had is proposed.
@@ -30,6 +32,18 @@ LEAVE_FOR = timedelta(minutes=5)
 
 
 @dataclass(frozen=True, slots=True)
+class Instead:
+    """What is offered to who names this reason, as it can be taken now; `step` is where it is taken."""
+
+    reason: str
+    kind: str  # pause, plan, ask
+    step: str
+    asks: bool  # the shop is asked
+    text: str | None
+    plan: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Step:
     """One step drawn before anything is done."""
 
@@ -39,6 +53,8 @@ class Step:
     offers: list[offers.Offer]
     answered_by: datetime  # if it is asked of the merchant today
     way_back: str | None = None  # after a cancel: the mode in which it could be taken back
+    barred: str | None = None  # why the other way to cancel is not to be had
+    instead: tuple[Instead, ...] = ()
     error: str | None = None
     reason: str = ""
     comment: str = ""
@@ -74,7 +90,7 @@ async def act(request: Request) -> Response:
             request, f"partials/step_{_drawing(name)}.html", status=422, tab="subscriptions", step=again
         )
     params = {
-        "reason": str(form.get("reason", ""))[:200],
+        "reason": _reason(request, form.get("reason")),
         "comment": str(form.get("comment", ""))[:1000],
         "plan": str(form.get("plan", ""))[:200],
     }
@@ -209,12 +225,89 @@ async def _step(request: Request, name: str) -> Step | str:
     wished = [answers[key] for key in STEPS[name] if key in answers]
     if ok := [offer for offer in wished if offer.ok]:
         answered_by = now + timedelta(days=portal.request_days)
-        back = offers.way_back(subject.row, subject.account, portal, ok[0]) if name == "cancel" else None
-        return Step(name, subject.row, subject.label, ok, answered_by, back, chosen=ok[0].key)
+        found = Step(name, subject.row, subject.label, ok, answered_by, chosen=ok[0].key)
+        if name == "cancel":
+            return replace(
+                found,
+                way_back=offers.way_back(subject.row, subject.account, portal, ok[0]),
+                barred=_barred(wished, portal),
+                instead=_instead(answers, portal, subject.asked),
+            )
+        # Who comes from an offer beside the cancel button brings the reason along, and the plan that was offered.
+        plan = request.query_params.get("plan", "")
+        chosen = plan if any(one["title"] == plan for one in ok[0].plans) else ok[0].key
+        return replace(found, reason=_reason(request, request.query_params.get("reason")), chosen=chosen)
     return next(
         (offer.why for offer in wished if offer.why),
         _("This isn't possible for this subscription as it is now."),
     )
+
+
+def _barred(wished: list[offers.Offer], portal: PortalView) -> str | None:
+    """Why customers of this shop do not have the other way to cancel, where its policy keeps it from them."""
+    return next(
+        (offer.why for offer in wished if not offer.ok and portal.cancel_policy.bars(offer.key)), None
+    )
+
+
+def _instead(
+    answers: Mapping[Key, offers.Offer], portal: PortalView, asked: frozenset[str]
+) -> tuple[Instead, ...]:
+    """What the shop offers beside the cancel button, as far as it can be taken now."""
+    found = []
+    for offer in portal.save_offers:
+        key: Key = "pause" if offer.kind == "pause" else "change_plan"
+        answer = answers.get(key)
+        if offer.kind == "ask" and "offer" not in asked:
+            found.append(Instead(offer.reason, "ask", "offer", True, offer.text))
+        elif offer.kind == "pause" and answer is not None and answer.ok:
+            found.append(Instead(offer.reason, "pause", key, answer.mode == "request", offer.text))
+        elif offer.kind == "plan" and answer is not None and answer.ok:
+            plan = next((one for one in answer.plans if one["title"] == offer.plan), None)
+            if plan is not None:
+                found.append(Instead(offer.reason, "plan", key, False, offer.text, plan))
+    return tuple(found)
+
+
+def _reason(request: Request, text: object) -> str:
+    """One of the reasons that the shop lists; anything else is none."""
+    return text if isinstance(text, str) and text in request.state.portal.cancel_reasons else ""
+
+
+@signed_in
+async def instead(request: Request) -> Response:
+    """The offers beside the cancel button, for one reason or for all; without JavaScript, the step with all of them."""
+    found = await _step(request, "cancel")
+    if isinstance(found, str):
+        return _closed(request, found, 200)
+    if not render.is_partial(request):
+        return render.piece(request, "partials/step_cancel.html", tab="subscriptions", step=found)
+    if reason := _reason(request, request.query_params.get("reason")):
+        only = tuple(offer for offer in found.instead if offer.reason == reason)
+        found = replace(found, instead=only, reason=reason)
+    return render.piece(request, "partials/step_instead.html", tab="subscriptions", step=found)
+
+
+@signed_in
+async def take_offer(request: Request) -> Response:
+    """The customer wants what is offered, and nothing here can give it: the shop is asked."""
+    form = await request.form(max_files=0, max_fields=5)
+    try:
+        await request.app.state.database.write(
+            actions.ask_for_offer,
+            request.state.portal,
+            request.state.customer.id,
+            request.path_params["subscription_id"],
+            str(form.get("reason", "")),
+            clock.now(),
+        )
+    except LookupError:
+        raise HTTPException(404) from None
+    except actions.Refused as refused:
+        return _closed(request, str(refused), 409)
+    finally:
+        work.nudge()
+    return await _redrawn(request)
 
 
 def _drawing(name: str) -> str:

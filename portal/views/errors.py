@@ -11,6 +11,7 @@ from starlette.responses import JSONResponse, Response
 
 from portal import render
 from portal.texts import gettext as _
+from portal.views import api
 
 log = structlog.get_logger()
 
@@ -29,6 +30,10 @@ def _words(status: int) -> tuple[str, str]:
             _("It may have moved, or it belongs to somebody else. Nothing was changed."),
         ),
         405: (_("This can't be done at this address"), _("Go back and use the buttons of the page.")),
+        408: (
+            _("That took too long"),
+            _("The connection was too slow for what was sent. Nothing was changed; try again."),
+        ),
         413: (_("That was too much at once"), _("Send less. Nothing was changed.")),
         422: (_("Something is missing"), _("Check what you entered and send it again.")),
         503: (
@@ -50,7 +55,8 @@ async def http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     said = error.detail if error.detail != HTTPException(error.status_code).detail else None
     found = answer(request, error.status_code, None if error.status_code in (404, 405) else said)
-    found.headers.update(error.headers or {})
+    for name, value in (error.headers or {}).items():
+        found.headers.setdefault(name, value)
     return found
 
 
@@ -68,7 +74,13 @@ async def unavailable(request: Request, error: Exception) -> Response:
 
 def answer(request: Request, status: int, said: str | None = None) -> Response:
     """The answer to what went wrong: a page, a piece where htmx asked for one, JSON where no portal is."""
+    if api.is_api(request.scope["path"]):
+        return api.answer_error(request, status)
     heading, sentence = _words(status)
+    if getattr(request.state, "merchants", False):
+        return render.settings_error(
+            request, status, heading, said or sentence, _request_id(request) if status >= 500 else ""
+        )
     if getattr(request.state, "portal", None) is None:
         return JSONResponse({"error": said or heading}, status)
     return render.page(
@@ -79,6 +91,24 @@ def answer(request: Request, status: int, said: str | None = None) -> Response:
         sentence=said or sentence,
         request_id=_request_id(request) if status >= 500 else "",
     )
+
+
+def closed(request: Request) -> Response:
+    """The merchant has switched the portal off: whom to write to instead."""
+    portal = request.state.portal
+    sentence = _(
+        "{shop} has closed these pages for now. Questions about an order or a payment? Write to {support}."
+    )
+    found = render.page(
+        request,
+        "partials/error.html" if render.is_partial(request) else "closed.html",
+        status=503,
+        heading=_("Closed for now"),
+        sentence=sentence.format(shop=portal.name, support=portal.support_email),
+        request_id="",
+    )
+    found.headers["Retry-After"] = "3600"
+    return found
 
 
 def _request_id(request: Request) -> str:

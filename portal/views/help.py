@@ -9,6 +9,7 @@ from portal import queries, render
 from portal.gateways import facts
 from portal.gateways.capabilities import KEYS, Capability, Key, When
 from portal.texts import gettext as _
+from portal.words import by_method, circumstance_words
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,23 +91,15 @@ def _condition(entry: When) -> str | None:
         "cancelled": _("cancelled"),
         "expired": _("expired"),
     }
-    methods = {
-        "card": _("by card"),
-        "foreign_card": _("by a foreign card"),
-        "wallet": _("by wallet"),
-        "bank_debit": _("by bank debit"),
-        "emandate": _("by bank mandate"),
-        "upi": _("by UPI"),
-    }
     parts = [
         " / ".join(words.get(one, one) for one in _listed(value))
-        for words, value in ((states, entry.state), (methods, entry.method))
+        for words, value in ((states, entry.state), (by_method(), entry.method))
         if value
     ]
     if entry.due is not None:
-        parts.append(_("while something is open") if entry.due else _("when nothing is open"))
+        parts.append(circumstance_words("due", entry.due))
     if entry.token is not None:
-        parts.append(_("with a saved way to pay") if entry.token else _("without a saved way to pay"))
+        parts.append(circumstance_words("token", entry.token))
     if entry.country is not None:
         parts.append(", ".join(_listed(entry.country)))
     if entry.object is not None:

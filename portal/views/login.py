@@ -17,7 +17,7 @@ KNOW_BROWSER_S = 365 * 86_400
 
 
 async def root(request: Request) -> Response:
-    return RedirectResponse("/customers", 302)
+    return RedirectResponse("/settings" if request.state.portal is None else "/customers", 302)
 
 
 async def form(request: Request) -> Response:
@@ -29,24 +29,24 @@ async def form(request: Request) -> Response:
 
 
 def _form(request: Request, aim: str, error: str | None = None, typed: str = "") -> Response:
-    return _page(request, "login.html", 422 if error else 200, next=aim, error=error, typed=typed)
+    return complete_page(request, "login.html", 422 if error else 200, next=aim, error=error, typed=typed)
 
 
 async def ask(request: Request) -> Response:
     """An address was typed, or is to be asked for again: written down, answered alike for everybody."""
     fields = await request.form(max_files=0, max_fields=10)
-    browser = _browser(request) or secrets.token_urlsafe(24)
+    browser = browser_of(request) or secrets.token_urlsafe(24)
     if "resend" in fields or "link" in fields:
         again = str(fields["link"])[:200] if "link" in fields else None
         if await request.app.state.database.write(_ask_again, request, again, browser) is None:
             return RedirectResponse("/customers", 303)
     else:
         email, aim = str(fields.get("email", "")).strip(), login.safe_next(str(fields.get("next", "")))
-        if not _looks_like_address(email):
+        if not looks_like_address(email):
             return _form(request, aim, _("Enter an address such as name@example.com."), email[:254])
         await request.app.state.database.write(_ask, request, email, browser, aim)
     work.nudge()
-    return _with_browser(request, RedirectResponse("/customers/login/check", 303), browser)
+    return with_browser(request, RedirectResponse("/customers/login/check", 303), browser)
 
 
 def _ask(db: Session, request: Request, email: str, browser: str, aim: str) -> int:
@@ -61,7 +61,7 @@ def _ask_again(db: Session, request: Request, link: str | None, browser: str) ->
     return login.ask_again(db, portal_id, link, *who, clock.now())
 
 
-def _looks_like_address(text: str) -> bool:
+def looks_like_address(text: str) -> bool:
     """Whether a mail could go there at all; says nothing of whose it is."""
     name, at, host = text.rpartition("@")
     return bool(
@@ -82,7 +82,7 @@ async def check_mail(request: Request) -> Response:
 
 
 async def _check_mail(request: Request, error: str | None = None) -> Response | None:
-    browser = _browser(request)
+    browser = browser_of(request)
     if browser is None:
         return None
     asked = await request.app.state.database.read(
@@ -91,7 +91,7 @@ async def _check_mail(request: Request, error: str | None = None) -> Response | 
     if asked is None:
         return None
     sender = request.app.state.settings.mail_from
-    return _page(request, "check_mail.html", 422 if error else 200, asked=asked, sender=sender, error=error)
+    return complete_page(request, "check_mail.html", 422 if error else 200, asked=asked, sender=sender, error=error)
 
 
 async def redeem_code(request: Request) -> Response:
@@ -101,20 +101,20 @@ async def redeem_code(request: Request) -> Response:
         login.redeem_code,
         request.state.portal.id,
         str(fields.get("code", ""))[:40],
-        _browser(request),
+        browser_of(request),
         state.settings.secret_key.get_secret_value(),
         _agent(request),
-        _session(request),
+        session_of(request),
         clock.now(),
     )
     if isinstance(found, login.Redeemed):
         work.nudge()
-        return _welcome(request, found)
+        return welcome(request, found)
     over = _("The code has run out, or this is not the browser that asked for it. Ask for a new mail.")
-    return await _check_mail(request, _wrong_code(found.left)) or _form(request, login.HOME, over)
+    return await _check_mail(request, wrong_code(found.left)) or _form(request, login.HOME, over)
 
 
-def _wrong_code(left: int) -> str:
+def wrong_code(left: int) -> str:
     if left == 0:
         return _("This code can't be used any more. Send the mail again and use the new code.")
     if left == 1:
@@ -126,7 +126,7 @@ async def link(request: Request) -> Response:
     """What the mail's link opens. Machines open it too, so it changes nothing and shows one button."""
     token = _token(request)
     found = await request.app.state.database.read(
-        login.look_at_link, request.state.portal.id, token, _browser(request), clock.now()
+        login.look_at_link, request.state.portal.id, token, browser_of(request), clock.now()
     )
     here = request.state.customer.email if await login.recognise(request) else None
     request.state.customer = None  # the page is drawn as for anybody
@@ -134,25 +134,25 @@ async def link(request: Request) -> Response:
         return _bad_link(request, found, token, here)
     browser = login.browser_words(found.user_agent)
     other = here if here != found.email else None
-    return _page(request, "link.html", link=found, token=token, browser=browser, other=other)
+    return complete_page(request, "link.html", link=found, token=token, browser=browser, other=other)
 
 
 async def redeem_link(request: Request) -> Response:
     token = _token(request)
-    browser = _browser(request) or secrets.token_urlsafe(24)
+    browser = browser_of(request) or secrets.token_urlsafe(24)
     found = await request.app.state.database.write(
         login.redeem_link,
         request.state.portal.id,
         token,
         browser,
         _agent(request),
-        _session(request),
+        session_of(request),
         clock.now(),
     )
     if not isinstance(found, login.Redeemed):
         return _bad_link(request, found, token)
     work.nudge()
-    return _with_browser(request, _welcome(request, found), browser)
+    return with_browser(request, welcome(request, found), browser)
 
 
 def _token(request: Request) -> str:
@@ -165,7 +165,7 @@ def _bad_link(request: Request, why: login.Trouble, token: str, here: str | None
     heading, sentence = _about(why)
     again = token if why in ("expired", "used") else None
     status = 410 if again else 404
-    return _page(request, "link_bad.html", status, heading=heading, sentence=sentence, again=again, here=here)
+    return complete_page(request, "link_bad.html", status, heading=heading, sentence=sentence, again=again, here=here)
 
 
 def _about(why: login.Trouble) -> tuple[str, str]:
@@ -189,7 +189,7 @@ def _about(why: login.Trouble) -> tuple[str, str]:
     return _("We don't know this link"), _("It may be old, or mistyped. Ask for a new one.")
 
 
-def _welcome(request: Request, found: login.Redeemed) -> Response:
+def welcome(request: Request, found: login.Redeemed) -> Response:
     answer = RedirectResponse(found.next_path, 303)
     _set_cookie(request, answer, login.cookie_name(request.app.state.settings), found.token, None)
     return answer
@@ -241,7 +241,7 @@ def _goodbye(request: Request) -> Response:
     return answer
 
 
-def _page(request: Request, template: str, status: int = 200, **context: Any) -> Response:
+def complete_page(request: Request, template: str, status: int = 200, **context: Any) -> Response:
     """A page of the way in: complete in one request, its one style block allowed by its hash."""
     answer = render.page(request, template, status, **context)
     style = assets.login_style(request.state.portal.brand)
@@ -251,11 +251,11 @@ def _page(request: Request, template: str, status: int = 200, **context: Any) ->
     return answer
 
 
-def _session(request: Request) -> str | None:
+def session_of(request: Request) -> str | None:
     return request.cookies.get(login.cookie_name(request.app.state.settings))
 
 
-def _browser(request: Request) -> str | None:
+def browser_of(request: Request) -> str | None:
     value = request.cookies.get(login.browser_cookie_name(request.app.state.settings))
     return value if value and 16 <= len(value) <= 100 else None
 
@@ -264,7 +264,7 @@ def _agent(request: Request) -> str:
     return request.headers.get("user-agent", "")
 
 
-def _with_browser(request: Request, answer: Response, browser: str) -> Response:
+def with_browser(request: Request, answer: Response, browser: str) -> Response:
     """Know this browser again: the code of a mail works only where it was asked for."""
     name = login.browser_cookie_name(request.app.state.settings)
     _set_cookie(request, answer, name, browser, KNOW_BROWSER_S)

@@ -6,7 +6,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from portal import assets, queries
+from portal import assets, merchants, queries
 
 _FOR_EVER = "public, max-age=31536000, immutable"
 
@@ -28,6 +28,17 @@ async def file(request: Request) -> Response:
     return Response(body, headers=headers)
 
 
+@merchants.in_portal("viewer")
+async def logo_of_site(request: Request) -> Response:
+    """A portal's picture for its merchant's pages, found through their portal."""
+    content = await request.app.state.database.read(
+        queries.logo, request.state.site.id, request.path_params["sha"]
+    )
+    if content is None:
+        raise HTTPException(404)
+    return Response(content, media_type="image/png", headers={"Cache-Control": _FOR_EVER})
+
+
 async def logo(request: Request) -> Response:
     """A portal's picture. A stranger's is not found."""
     content = await request.app.state.database.read(
@@ -38,9 +49,14 @@ async def logo(request: Request) -> Response:
     return Response(content, media_type="image/png", headers={"Cache-Control": _FOR_EVER})
 
 
+def _brand(request: Request) -> tuple[tuple[str, str], ...]:
+    return request.state.portal.brand if request.state.portal else ()
+
+
 _FILES: dict[tuple[str, str], Callable[[Request], assets.Asset]] = {
     ("portal", "js"): lambda request: assets.script(),
-    ("portal", "css"): lambda request: assets.stylesheet(request.state.portal.brand),
+    ("portal", "css"): lambda request: assets.stylesheet(_brand(request)),
+    ("admin", "css"): lambda request: assets.admin_stylesheet(),
 }
 
 

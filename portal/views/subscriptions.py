@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -12,6 +13,7 @@ from portal.gateways import facts
 from portal.gateways.capabilities import Key
 from portal.intervals import add_months
 from portal.login import signed_in
+from portal.policy import charged_until
 from portal.queries import Cursor, Subject
 from portal.render import id_text
 from portal.tenancy import PortalView
@@ -167,7 +169,7 @@ def card(found: Subject, portal: PortalView, now: datetime) -> Card:
     row = found.row
     state = offers.state_of(row)
     steps, by_asking, refusals, lesser = _offers(found, portal, now)
-    next_on = _next_on(found, state)
+    next_on = _next_on(found, state, portal)
     change = row.pending_change
     return Card(
         ref=id_text(row.id),
@@ -223,7 +225,9 @@ def _offers(
             continue  # the card tells of the request itself
         elif why := next((offer.why for offer in asked if offer.why), None):
             (refusals if step in _WANTED else lesser).append(why)
-    return tuple(steps), frozenset(by_asking), tuple(refusals), tuple(lesser)
+    once = dict.fromkeys(refusals)  # one reason may hold for several
+    rest = (why for why in dict.fromkeys(lesser) if why not in once)
+    return tuple(steps), frozenset(by_asking), tuple(once), tuple(rest)
 
 
 def _ask(one: models.Request) -> Ask:
@@ -243,9 +247,13 @@ def _step_of(capability: str) -> str:
     return "cancel" if capability.startswith("cancel_") else capability
 
 
-def _next_on(found: Subject, state: str) -> date | None:
+def _next_on(found: Subject, state: str, portal: PortalView) -> date | None:
     row = found.row
+    owed = charged_until(row.cancel_scheduled_at, row.access_until, offers.end_of_paid(row))
+    if owed is not None and row.next_on:  # cancelled with notice: payments go on until it ends
+        return row.next_on if row.next_on < owed.astimezone(ZoneInfo(portal.time_zone)).date() else None
     goes_on = state in ("active", "trialing", "past_due") and row.access_until is None
+    goes_on = goes_on and found.account.disconnected_at is None  # nobody tells us any more
     return row.next_on if goes_on else None
 
 

@@ -17,6 +17,8 @@ async def receive(request: Request) -> Response:
         account = await state.database.read(webhooks.account_by_token, request.path_params["token"])
         if account is None:
             return PlainTextResponse("No such address.", 404)
+        if account.disconnected_at is not None:
+            return PlainTextResponse("This account is no longer connected here.", 410)
         events = await _proved(request, account, headers, body)
         await state.database.write(webhooks.store, account, events, headers, body, clock.now())
     except BadSignature:

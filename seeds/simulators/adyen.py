@@ -28,7 +28,9 @@ from seeds.simulators.harness import Delivery, Forgery, Harness, Sample, Situati
 AMSTERDAM = timezone(timedelta(hours=1))
 PERIOD, RETRY, TRIES = timedelta(days=30), timedelta(days=3), 3  # of the billing engine
 SESSION_LASTS, LINK_LASTS = timedelta(hours=1), timedelta(hours=24)
-ROLES = ("checkout", "recurring")
+ROLES = ("checkout", "recurring", "webhooks")
+TESTABLE: tuple[str, ...] = ("AUTHORISATION", "CHARGEBACK_REVERSED", "ORDER_CLOSED", "ORDER_OPENED", "PAIDOUT_REVERSED")
+TESTABLE += ("PAYOUT_THIRDPARTY", "REFUNDED_REVERSED", "REFUND_WITH_DATA", "REPORT_AVAILABLE")
 ALL_MODELS = ("CardOnFile", "Subscription", "UnscheduledCardOnFile")
 # What can be stored, by the word for the sort: (type, brand, last four, month, year, what a webhook calls it).
 CARDS = [
@@ -50,15 +52,28 @@ Details = tuple[str, str, str, str, str, str]
 
 
 @dataclass(slots=True)
-class Account:
-    merchant: str
-    api_key: str
-    hmac_key: str
-    token_key: str
+class Hook:
+    """A standard webhook. `events` empty: all that Adyen sends by itself."""
+
+    url: str
     user: str
     password: str
+    hmac_key: str = ""
+    active: bool = True
+    events: list[str] = field(default_factory=list)
+    details: dict[str, bool] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Account:
+    """`hooks` are the standard webhooks, by their ids; that about tokens was set up in the Customer Area."""
+
+    merchant: str
+    api_key: str
+    token_key: str
     live: bool
-    url: str
+    hooks: dict[str, Hook]
+    tokens_to: Hook
     roles: set[str] = field(default_factory=lambda: set(ROLES))
     quiet: bool = False  # what would be sent is kept in `past` instead
     past: list[Delivery] = field(default_factory=list)
@@ -159,13 +174,24 @@ class Simulator(Harness):
                     methods=["DELETE"],
                 ),
             ]
+        hooks = "/v3/merchants/{merchant}/webhooks"
+        managed: list[tuple[str, str, Callable[[Account, Request, dict[str, Any]], Response]]] = [
+            ("GET", hooks, self._hooks),
+            ("POST", hooks, self._add_hook),
+            ("GET", f"{hooks}/{{hook}}", self._show_hook),
+            ("PATCH", f"{hooks}/{{hook}}", self._change_hook),
+            ("DELETE", f"{hooks}/{{hook}}", self._remove_hook),
+            ("POST", f"{hooks}/{{hook}}/generateHmac", self._new_key),
+            ("POST", f"{hooks}/{{hook}}/test", self._test_hook),
+        ]
+        found += [Route(path, self._management(answer), methods=[method]) for method, path, answer in managed]
         return [*found, Route("/{id}", self._page, methods=["GET", "POST"])]
 
     def is_page(self, method: str, path: str) -> bool:
         return re.fullmatch(r"/(CS|PL)[0-9A-F]{16}", path) is not None
 
     def changes(self, method: str, path: str) -> bool:
-        return method in ("POST", "DELETE") and not path.endswith("/paymentMethods")
+        return method in ("POST", "PATCH", "DELETE") and not path.endswith("/paymentMethods")
 
     def refused_keys(self) -> Response:
         return Refusal(401, "000", "HTTP Status Response - Unauthorized", "security").answer
@@ -195,20 +221,22 @@ class Simulator(Harness):
 
     def open(self, sample: Sample, webhook_url: str) -> None:
         given = sample.credentials
+        login = (webhook_url, given["webhook_username"], given["webhook_password"])
         self.state["accounts"][given["merchant_account"]] = Account(
             merchant=given["merchant_account"],
             api_key=given["api_key"],
-            hmac_key=given["hmac_key"],
             token_key=given["token_hmac_key"],
-            user=given["webhook_username"],
-            password=given["webhook_password"],
             live="live_prefix" in given,
-            url=webhook_url,
+            hooks={_hook_id(given["merchant_account"], 0): Hook(*login, given["hmac_key"])},
+            tokens_to=Hook(*login),
         )
 
     def account(self, sample: Sample) -> Account:
         found: Account = self.state["accounts"][sample.credentials["merchant_account"]]
         return found
+
+    def registered(self, sample: Sample) -> list[str]:
+        return [one.url for one in self.account(sample).hooks.values() if one.url and one.active]
 
     def contract_of(self, remote_id: str) -> Contract:
         """What the billing engine keeps for a shopperReference; KeyError for an unknown one."""
@@ -440,20 +468,23 @@ class Simulator(Harness):
             "success": "true",
         }
 
-    def standard(self, account: Account, *items: Mapping[str, Any]) -> Delivery:
+    def standard(self, account: Account, hook: Hook, *items: Mapping[str, Any]) -> Delivery:
         """A standard webhook with these items, signed, that is not sent yet."""
         told = [dict(item) | {"merchantAccountCode": account.merchant} for item in items]
         for item in told:
-            proof = signature(item, account.hmac_key)
-            item["additionalData"] = {**item["additionalData"], "hmacSignature": proof}
+            proof = {"hmacSignature": signature(item, hook.hmac_key)} if hook.hmac_key else {}
+            item["additionalData"] = {**item["additionalData"], **proof}
         body = {
             "live": "true" if account.live else "false",
             "notificationItems": [{"NotificationRequestItem": item} for item in told],
         }
-        return Delivery(account.url, _headers(account), json.dumps(body).encode())
+        return Delivery(hook.url, _headers(hook), json.dumps(body).encode())
 
     def _tell(self, account: Account, *items: Mapping[str, Any]) -> None:
-        self._send_or_keep(account, self.standard(account, *items))
+        for hook in account.hooks.values():
+            wanted = [item for item in items if not hook.events or item["eventCode"] in hook.events]
+            if wanted and hook.active:
+                self._send_or_keep(account, self.standard(account, hook, *wanted))
 
     def _tell_token(self, account: Account, what: str, shopper: Shopper, token: Token, at: datetime) -> None:
         data = {
@@ -473,8 +504,8 @@ class Simulator(Harness):
         }
         body = json.dumps(told).encode()
         proof = _hmac(account.token_key, body)
-        headers = {**_headers(account), "hmacsignature": proof, "protocol": "HmacSHA256"}
-        self._send_or_keep(account, Delivery(account.url, headers, body))
+        headers = {**_headers(account.tokens_to), "hmacsignature": proof, "protocol": "HmacSHA256"}
+        self._send_or_keep(account, Delivery(account.tokens_to.url, headers, body))
 
     def _send_or_keep(self, account: Account, delivery: Delivery) -> None:
         if account.quiet:
@@ -584,6 +615,123 @@ class Simulator(Harness):
             if account.api_key == key and account.live == live:
                 return account  # type: ignore[no-any-return]
         raise Refusal(401, "000", "HTTP Status Response - Unauthorized", "security")
+
+    # The Management API, for the webhooks of a merchant account
+
+    def _management(
+        self, answer: Callable[[Account, Request, dict[str, Any]], Response]
+    ) -> Callable[[Request], Any]:
+        async def respond(request: Request) -> Response:
+            raw = await request.body()
+            with self._lock:
+                key = request.headers.get("x-api-key")
+                account = next((one for one in self.state["accounts"].values() if one.api_key == key), None)
+                if account is None:
+                    return _managed(401, "00_401", "Unauthorized", "Invalid credentials provided.")
+                if account.merchant != request.path_params["merchant"] or "webhooks" not in account.roles:
+                    return _managed(
+                        403, "00_403", "Forbidden", "The API credential does not have the required role."
+                    )
+                if request.path_params.get("hook", next(iter(account.hooks), "")) not in account.hooks:
+                    return _managed(404, "30_011", "Not found", "The webhook does not exist.")
+                if self.mode == "decline" and request.method != "GET":
+                    return _managed(422, "30_010", "Unprocessable Entity", "The webhook can't be set up.")
+                return answer(account, request, json.loads(raw) if raw else {})
+
+        return respond
+
+    def _shown_hook(self, account: Account, number: str) -> dict[str, Any]:
+        hook, root = account.hooks[number], "https://management-test.adyen.com/v3"
+        here = f"{root}/merchants/{account.merchant}/webhooks/{number}"
+        links = {"self": here, "generateHmac": f"{here}/generateHmac", "testWebhook": f"{here}/test"}
+        links["merchant"] = f"{root}/merchants/{account.merchant}"
+        shown: dict[str, Any] = {"id": number, "type": "standard", "url": hook.url, "username": hook.user}
+        shown |= {"hasPassword": bool(hook.password), "active": hook.active, "hasError": False}
+        shown |= {"communicationFormat": "json", "description": f"Webhook for {account.merchant}"}
+        shown |= dict.fromkeys(
+            ("acceptsExpiredCertificate", "acceptsSelfSignedCertificate", "acceptsUntrustedRootCertificate"),
+            False,
+        )
+        if hook.hmac_key:
+            shown["hmacKeyCheckValue"] = hashlib.sha256(hook.hmac_key.encode()).hexdigest()[:6].upper()
+        settings: dict[str, Any] = {"properties": hook.details}
+        shown["additionalSettings"] = settings | ({"includeEventCodes": hook.events} if hook.events else {})
+        return shown | {"_links": {name: {"href": href} for name, href in links.items()}}
+
+    def _hooks(self, account: Account, request: Request, asked: dict[str, Any]) -> Response:
+        query = request.query_params
+        page_, size = int(query.get("pageNumber", 1)), int(query.get("pageSize", 10))
+        if not 1 <= size <= 100:
+            return _managed(422, "30_001", "Unprocessable Entity", "pageSize is at most 100.")
+        shown = [self._shown_hook(account, number) for number, one in account.hooks.items() if one.url]
+        rows = shown[(page_ - 1) * size : page_ * size]
+        counted = {"itemsTotal": len(shown), "pagesTotal": max(1, -(-len(shown) // size))}
+        return JSONResponse({"accountReference": account.merchant, "data": rows, **counted})
+
+    def _add_hook(self, account: Account, request: Request, asked: dict[str, Any]) -> Response:
+        if missing := {"url", "active", "communicationFormat", "type"} - set(asked):
+            return _managed(422, "30_001", "Unprocessable Entity", f"{sorted(missing)[0]} is missing.")
+        number = _hook_id(account.merchant, self._number())
+        account.hooks[number] = Hook(asked["url"], asked.get("username", ""), asked.get("password", ""))
+        return self._set(account, number, asked)
+
+    def _change_hook(self, account: Account, request: Request, asked: dict[str, Any]) -> Response:
+        return self._set(account, request.path_params["hook"], asked)
+
+    def _set(self, account: Account, number: str, asked: dict[str, Any]) -> Response:
+        hook, settings = account.hooks[number], asked.get("additionalSettings", {})
+        hook.url, hook.active = asked.get("url", hook.url), asked.get("active", hook.active)
+        hook.user, hook.password = asked.get("username", hook.user), asked.get("password", hook.password)
+        hook.events = settings.get("includeEventCodes", hook.events)
+        hook.details = hook.details | settings.get("properties", {})
+        return JSONResponse(self._shown_hook(account, number))
+
+    def _show_hook(self, account: Account, request: Request, asked: dict[str, Any]) -> Response:
+        return JSONResponse(self._shown_hook(account, request.path_params["hook"]))
+
+    def _remove_hook(self, account: Account, request: Request, asked: dict[str, Any]) -> Response:
+        del account.hooks[request.path_params["hook"]]
+        return Response(status_code=204)
+
+    def _new_key(self, account: Account, request: Request, asked: dict[str, Any]) -> Response:
+        """The only answer that shows the key. The former one signs no more."""
+        number = request.path_params["hook"]
+        made = hashlib.sha256(f"{account.api_key} {number} {self._number()}".encode()).hexdigest().upper()
+        account.hooks[number].hmac_key = made
+        return JSONResponse({"hmacKey": made})
+
+    def _test_hook(self, account: Account, request: Request, asked: dict[str, Any]) -> Response:
+        """Four notices for each event, sent at once. What became of them is told as the switch has it: nobody is waited
+        for here."""
+        hook, results = account.hooks[request.path_params["hook"]], []
+        for code in asked.get("types", []):
+            if code not in TESTABLE:
+                return _managed(422, "30_001", "Unprocessable Entity", f"{code} can't be tested.")
+            for currency, success in (("EUR", True), ("EUR", False), ("GBP", True), ("GBP", False)):
+                item = {
+                    "additionalData": {},
+                    "amount": {"currency": currency, "value": 1000},
+                    "eventCode": code,
+                    "eventDate": _stamp(self.now()),
+                    "merchantReference": f"testMerchantRef{self._number()}",
+                    "pspReference": self._psp(),
+                    "reason": "",
+                    "success": "true" if success else "false",
+                }
+                sent = self.standard(account, hook, item)
+                self.deliver(sent)
+                lost = self.mode == "lose_webhooks"
+                results.append(
+                    {
+                        "merchantId": account.merchant,
+                        "output": "No answer" if lost else "",
+                        "requestSent": sent.body.decode(),
+                        "responseCode": "504" if lost else "200",
+                        "responseTime": "40 ms",
+                        "status": "failed" if lost else "success",
+                    }
+                )
+        return JSONResponse({"data": results})
 
     def _methods(self, account: Account, request: Request, asked: dict[str, Any]) -> Response:
         return JSONResponse({"paymentMethods": [{"name": "Cards", "type": "scheme"}]})
@@ -746,6 +894,12 @@ class Simulator(Harness):
         return found
 
 
+def _managed(status: int, code: str, title: str, detail: str) -> Response:
+    """An error of the Management API has a shape of its own."""
+    said = {"type": "https://docs.adyen.com/errors/general", "errorCode": code, "title": title}
+    return JSONResponse({**said, "detail": detail, "status": status}, status)
+
+
 def _credentials(merchant: str, seed: str) -> dict[str, str]:
     def secret(what: str) -> str:
         return hashlib.sha256(f"{merchant} {seed} {what}".encode()).hexdigest()
@@ -762,6 +916,10 @@ def _credentials(merchant: str, seed: str) -> dict[str, str]:
     }
 
 
+def _hook_id(merchant: str, number: int) -> str:
+    return f"S2-{hashlib.sha256(f'{merchant} webhook {number}'.encode()).hexdigest()[:12].upper()}"
+
+
 def signature(item: Mapping[str, Any], key: str) -> str:
     """The signature of an item, over its eight fields."""
     amount = item["amount"]
@@ -775,8 +933,8 @@ def _hmac(key: str, message: bytes) -> str:
     return base64.b64encode(hmac.new(bytes.fromhex(key), message, hashlib.sha256).digest()).decode()
 
 
-def _headers(account: Account) -> dict[str, str]:
-    login = base64.b64encode(f"{account.user}:{account.password}".encode()).decode()
+def _headers(hook: Hook) -> dict[str, str]:
+    login = base64.b64encode(f"{hook.user}:{hook.password}".encode()).decode()
     return {"Content-Type": "application/json", "Authorization": f"Basic {login}"}
 
 

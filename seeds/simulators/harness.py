@@ -165,6 +165,11 @@ class Harness:
         None), minor, currency, unit, count."""
         return []
 
+    def registered(self, sample: Sample) -> list[str]:
+        """The addresses of the webhooks that are switched on for this account, one for each webhook; nothing where
+        this processor has no call that registers one."""
+        return []
+
     def past_deliveries(self, sample: Sample) -> list[tuple[list[tuple[str, str]], bytes]]:
         """Headers and bodies of the webhooks that the history of `fill` would have sent, oldest first, where the
         processor's lists do not tell everything; else nothing."""

@@ -14,6 +14,7 @@ import uuid
 from calendar import monthrange
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime, timedelta
+from fnmatch import fnmatch
 from typing import Any
 
 from starlette.requests import Request
@@ -25,6 +26,7 @@ from seeds.simulators.harness import Delivery, Forgery, Harness, Sample, Situati
 Account = dict[str, Any]
 Handler = Callable[[Request, Account], Awaitable[Response]]
 
+KEY, HOOK = (f"krn:partner:global:notification:{sort}:" for sort in ("signing-key", "webhook"))
 HOMES = {"eu": ("SE", "SEK"), "na": ("US", "USD"), "oc": ("AU", "AUD")}
 STATES = {"active": "ACTIVE", "past_due": "SUSPENDED", "cancelled": "CANCELLED"}
 METHODS: dict[str, dict[str, Any]] = {
@@ -89,7 +91,19 @@ class Simulator(Harness):
             Route("/hpp/v1/sessions/{visit}", self._known(self._get_visit), methods=["GET"]),
             Route("/settlements/v1/payouts", self._known(self._get_payouts), methods=["GET"]),
             Route("/settlements/v1/transactions", self._known(self._get_transactions), methods=["GET"]),
-            Route("/v2/notification/signing-keys", self._known(self._get_keys), methods=["GET"]),
+            *(
+                Route(f"/v2/notification/{path}", self._known(self._partner(handler)), methods=[method])
+                for method, path, handler in (
+                    ("GET", "signing-keys", self._get_keys),
+                    ("POST", "signing-keys", self._post_key),
+                    ("DELETE", "signing-keys/{key}", self._delete_key),
+                    ("GET", "webhooks", self._get_hooks),
+                    ("POST", "webhooks", self._post_hook),
+                    ("GET", "webhooks/{hook}", self._get_hook),
+                    ("DELETE", "webhooks/{hook}", self._delete_hook),
+                    ("POST", "webhooks/{hook}/simulate", self._simulate),
+                )
+            ),
             Route("/eu/hpp/payments/{visit}", self._page, methods=["GET"]),
             Route("/eu/hpp/payments/{visit}", self._press, methods=["POST"]),
         ]
@@ -148,14 +162,28 @@ class Simulator(Harness):
             "merchant_id": given.get("merchant_id", ""),
             "live": given["environment"] == "live",
             "signing": (given["signing_key_id"], given["signing_key"]) if sample.variant == "v2" else None,
-            "webhook": webhook_url,
+            "webhook": webhook_url,  # of a classic account: what the shop gives with its orders
+            "keys": {},
+            "hooks": {},
             **{name: {} for name in ("orders", "tokens", "sessions", "visits", "approvals")},
             **{name: [] for name in ("payouts", "transactions", "past")},
         }
 
+        account = self.account(sample)
+        if account["signing"] is not None:
+            key_id, key = account["signing"]
+            account["keys"][key_id] = {"text": key, "made": "2026-01-05T09:00:00Z"}
+            name = f"{HOOK}{account['merchant_id']}"
+            account["hooks"][name] = {"url": webhook_url, "event_types": ["payment.*"], "event_version": "v2"}
+            account["hooks"][name] |= {"signing_key_id": key_id, "status": "ENABLED"}
+
     def account(self, sample: Sample) -> Account:
         found: Account = self.state["accounts"][sample.credentials["api_key"]]
         return found
+
+    def registered(self, sample: Sample) -> list[str]:
+        hooks = self.account(sample)["hooks"].values()
+        return [str(one["url"]) for one in hooks if one["url"] and one["status"] == "ENABLED"]
 
     def fill(self, sample: Sample) -> None:
         account, now = self.account(sample), self.now()
@@ -452,22 +480,34 @@ class Simulator(Harness):
         told: bool = True,
     ) -> None:
         """v2: a signed event about a payment request. Classic: an unsigned push, little more than the order's id."""
-        if account["signing"] is None:
-            if order_id is None:
-                return
+        if account["signing"] is not None:
+            self._signed(account, self._event(account, order_id, token, word, at), at, told)
+        elif order_id is not None:
             said: dict[str, Any] = {"order_id": order_id}
             if word.startswith("FRAUD"):
                 said["event_type"] = word
             body, headers = json.dumps(said).encode(), {"Content-Type": "application/json"}
-        else:
-            body = json.dumps(self._event(account, order_id, token, word, at)).encode()
-            key_id, key = account["signing"]
-            headers = {
-                "Content-Type": "application/json",
-                "Klarna-Signing-Key-Id": key_id,
-                "Klarna-Signature": sign(key, body),
-            }
-        delivery = Delivery(account["webhook"], headers, body)
+            self._tell(account, Delivery(account["webhook"], headers, body), at, told)
+
+    def _signed(self, account: Account, event: dict[str, Any], at: datetime, told: bool = True) -> None:
+        """An event to every webhook that wants it, each signed with the key that it names."""
+        kind = event["metadata"]["event_type"]
+        for name, hook in account["hooks"].items():
+            wants = any(fnmatch(kind, wanted) for wanted in hook["event_types"])
+            if wants and hook["status"] == "ENABLED":
+                self._tell(account, self._delivery(account, name, event), at, told)
+
+    def _delivery(self, account: Account, name: str, event: dict[str, Any]) -> Delivery:
+        hook = account["hooks"][name]
+        body = json.dumps({**event, "metadata": {**event["metadata"], "webhook_id": name}}).encode()
+        headers = {
+            "Content-Type": "application/json",
+            "Klarna-Signing-Key-Id": hook["signing_key_id"],
+            "Klarna-Signature": sign(account["keys"][hook["signing_key_id"]]["text"], body),
+        }
+        return Delivery(hook["url"], headers, body)
+
+    def _tell(self, account: Account, delivery: Delivery, at: datetime, told: bool) -> None:
         if told:
             self.deliver(delivery)
         else:
@@ -493,7 +533,6 @@ class Simulator(Harness):
                 "event_type": f"payment.request.state-change.{state.lower()}",
                 "event_version": "v2",
                 "occurred_at": _stamp(at),
-                "webhook_id": f"krn:partner:global:notification:webhook:{account['merchant_id']}",
                 "live": account["live"],
             },
             "payload": payload,
@@ -664,12 +703,87 @@ class Simulator(Harness):
         pages = {"count": len(rows), "total": len(found), "offset": offset}
         return JSONResponse({name: rows, "pagination": pages})
 
+    # The API for webhooks, for partners alone
+
+    def _partner(self, handler: Handler) -> Handler:
+        async def allowed(request: Request, account: Account) -> Response:
+            if account["signing"] is None:
+                return self._wrong(403, "ACCESS_ERROR", "PERMISSION_DENIED", "Not a partner account")
+            return await handler(request, account)
+
+        return allowed
+
+    def _wrong(self, status: int, sort: str, code: str, message: str) -> Response:
+        said = {"error_id": self._made(), "error_type": sort, "error_code": code}
+        return JSONResponse({**said, "error_message": message, "doc_url": ""}, status)
+
     async def _get_keys(self, request: Request, account: Account) -> Response:
-        if account["signing"] is None:
-            said = {"error_id": self._made(), "error_type": "ACCESS_ERROR", "error_code": "PERMISSION_DENIED"}
-            return JSONResponse({**said, "error_message": "Not a partner account", "doc_url": ""}, 403)
-        key = {"signing_key_id": account["signing"][0], "created_at": "2026-01-05T09:00:00Z"}
-        return JSONResponse({"signing_keys": [key]})
+        keys = [{"signing_key_id": name, "created_at": key["made"]} for name, key in account["keys"].items()]
+        return JSONResponse({"signing_keys": keys})
+
+    async def _post_key(self, request: Request, account: Account) -> Response:
+        """The only answer that shows a key."""
+        if len(account["keys"]) >= 50:
+            return self._wrong(400, "INPUT_ERROR", "LIMIT_REACHED", "No more than 50 signing keys")
+        name, made = f"{KEY}{self._made()}", _stamp(self.now())
+        text = base64.b64encode(f"signing key {name}".encode()).decode()
+        account["keys"][name] = {"text": text, "made": made}
+        return JSONResponse({"signing_key_id": name, "signing_key": text, "created_at": made}, 201)
+
+    async def _delete_key(self, request: Request, account: Account) -> Response:
+        name = request.path_params["key"]
+        if name not in account["keys"]:
+            return self._wrong(404, "RESOURCE_ERROR", "RESOURCE_NOT_FOUND", "No such signing key")
+        if any(one["signing_key_id"] == name for one in account["hooks"].values()):
+            return self._wrong(409, "RESOURCE_ERROR", "RESOURCE_CONFLICT", "The signing key is in use")
+        del account["keys"][name]
+        return Response(status_code=204)
+
+    def _shown_hook(self, account: Account, name: str) -> dict[str, Any]:
+        return {"webhook_id": name, **account["hooks"][name], "created_at": "2026-01-05T09:00:00Z"}
+
+    async def _get_hooks(self, request: Request, account: Account) -> Response:
+        names = [name for name, one in account["hooks"].items() if one["url"]]
+        return JSONResponse({"webhooks": [self._shown_hook(account, name) for name in names]})
+
+    async def _post_hook(self, request: Request, account: Account) -> Response:
+        said = await _json(request)
+        needed = ("url", "event_types", "event_version", "signing_key_id")
+        if missing := [name for name in needed if not said.get(name)]:
+            return self._wrong(400, "INPUT_ERROR", "INVALID_VALUE", f"{missing[0]} is missing")
+        if said["signing_key_id"] not in account["keys"]:
+            return self._wrong(404, "RESOURCE_ERROR", "RESOURCE_NOT_FOUND", "No such signing key")
+        kept = {"status": "ENABLED"} | {name: said[name] for name in (*needed, "status") if name in said}
+        same = ("url", "event_types", "event_version")
+        if any(all(one[part] == kept[part] for part in same) for one in account["hooks"].values()):
+            return self._wrong(
+                409, "RESOURCE_ERROR", "RESOURCE_CONFLICT", "The webhook configuration already exists"
+            )
+        name = f"{HOOK}{self._made()}"
+        account["hooks"][name] = kept
+        return JSONResponse(self._shown_hook(account, name), 201)
+
+    def _no_hook(self) -> Response:
+        return self._wrong(404, "RESOURCE_ERROR", "RESOURCE_NOT_FOUND", "No such webhook")
+
+    async def _get_hook(self, request: Request, account: Account) -> Response:
+        name = request.path_params["hook"]
+        return JSONResponse(self._shown_hook(account, name)) if name in account["hooks"] else self._no_hook()
+
+    async def _delete_hook(self, request: Request, account: Account) -> Response:
+        if account["hooks"].pop(request.path_params["hook"], None) is None:
+            return self._no_hook()
+        return Response(status_code=204)
+
+    async def _simulate(self, request: Request, account: Account) -> Response:
+        """An event about a payment that there is not."""
+        name, said = request.path_params["hook"], await _json(request)
+        if name not in account["hooks"]:
+            return self._no_hook()
+        word = str(said.get("event_type")).rpartition(".")[2].upper()
+        event = self._event(account, str(uuid.uuid4()), None, word, self.now())
+        self.deliver(self._delivery(account, name, event))
+        return Response(status_code=202)
 
     # The hosted payment page
 

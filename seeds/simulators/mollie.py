@@ -53,14 +53,35 @@ NEW_PAYMENT = COMMON | {
 SAMPLES = [
     Sample(
         "Mollie, next-gen webhooks",
-        {"api_key": "test_Acme7XY7LxsDOtmnkVtjNVWXLSlXsM", "webhook_secret": "whs_AcmeSignedEvents000001"},
+        {
+            "api_key": "test_Acme7XY7LxsDOtmnkVtjNVWXLSlXsM",
+            "webhook_secret": "whs_AcmeSignedEvents000001",
+            "organization_token": "access_AcmeOrganisation1234567890abcdef",
+        },
     ),
     Sample(
         "Mollie, a stranger's",
-        {"api_key": "test_Kora4Pq2RsTuVwXyZaBcDeFgHiJkLm", "webhook_secret": "whs_KoraSignedEvents000002"},
+        {
+            "api_key": "test_Kora4Pq2RsTuVwXyZaBcDeFgHiJkLm",
+            "webhook_secret": "whs_KoraSignedEvents000002",
+            "organization_token": "access_KoraOrganisation1234567890abcdef",
+        },
     ),
     Sample("Mollie, classic webhooks", {"api_key": "live_Fleur9MnOpQrStUvWxYzAbCdEfGhIj"}),
 ]
+# What a webhook can be told of; not every account may have all of it.
+TOLD = {
+    *(f"payment.{one}" for one in ("paid", "authorized", "failed", "canceled", "expired", "pending")),
+    *(f"refund.{one}" for one in ("queued", "pending", "processing", "refunded", "failed", "canceled")),
+    *(
+        "chargeback.received",
+        "chargeback.reversed",
+        "capture.succeeded",
+        "capture.failed",
+        "payment-link.paid",
+    ),
+    *(f"sales-invoice.{one}" for one in ("created", "issued", "canceled", "paid")),
+}
 
 
 class Refusal(Exception):
@@ -102,8 +123,20 @@ class Simulator(Harness):
             ("GET", "/v2/sales-invoices/{invoice}", self._show("sales-invoice")),
             *(("GET", f"/v2/{kind}s", self._list(kind)) for kind in PREFIXES if kind != "mandate"),
         ]
+        hooks: list[tuple[str, str, Callable[..., tuple[int, Json | None]]]] = [
+            ("GET", "", self._list_hooks),
+            ("POST", "", self._create_hook),
+            ("GET", "/{hook}", lambda account, request, said: (200, self._hook(account, request))),
+            ("PATCH", "/{hook}", self._update_hook),
+            ("DELETE", "/{hook}", self._delete_hook),
+            ("POST", "/{hook}/ping", self._ping),
+        ]
         return [
             *(Route(path, self._api(handler), methods=[method]) for method, path, handler in table),
+            *(
+                Route(f"/v2/webhooks{path}", self._api(handler, whole=True), methods=[method])
+                for method, path, handler in hooks
+            ),
             Route("/checkout/pay/{payment}", self._checkout, methods=["GET", "POST"]),
             Route("/merchant/download/invoice/{invoice}/{token}", self._file, methods=["GET"]),
             Route("/{path:path}", self._api(self._nowhere), methods=["GET", "POST", "PATCH", "DELETE"]),
@@ -126,13 +159,17 @@ class Simulator(Harness):
 
     # What every call goes through
 
-    def _api(self, handler: Callable[..., tuple[int, Json | None]]) -> Callable[[Request], Any]:
+    def _api(
+        self, handler: Callable[..., tuple[int, Json | None]], whole: bool = False
+    ) -> Callable[[Request], Any]:
+        """`whole`: a call about the whole organisation, for which the key of a profile is not enough."""
+
         async def endpoint(request: Request) -> Response:
             raw = await request.body()
             with self._lock:
                 try:
-                    account = self._account(request)
-                    said = self._body(request, raw)
+                    account = self._organisation(request) if whole else self._account(request)
+                    said = self._body(request, raw, whole)
                     return self._once(request, account, raw, lambda: handler(account, request, said))
                 except Refusal as refusal:
                     return error(refusal.status, refusal.detail, refusal.field)
@@ -148,7 +185,18 @@ class Simulator(Harness):
             raise Refusal(400, 'The "testmode" parameter is not for API keys: the key decides.')
         return cast(Json, account)
 
-    def _body(self, request: Request, raw: bytes) -> Json:
+    def _organisation(self, request: Request) -> Json:
+        scheme, _, token = request.headers.get("authorization", "").partition(" ")
+        accounts = self.state["accounts"]
+        account = next((one for one in accounts.values() if token and one["token"] == token), None)
+        if scheme != "Bearer" or (account is None and token not in accounts):
+            raise Refusal(401, "Missing authentication, or failed to authenticate")
+        needed = "webhooks.read" if request.method == "GET" else "webhooks.write"
+        if account is None or needed not in account["scopes"]:
+            raise Refusal(403, f"Access to this resource requires an access token with the scope {needed}")
+        return cast(Json, account)
+
+    def _body(self, request: Request, raw: bytes, whole: bool = False) -> Json:
         if not raw:
             return {}
         try:
@@ -157,6 +205,8 @@ class Simulator(Harness):
             raise Refusal(400, "The request body contains invalid JSON") from None
         if not isinstance(said, dict):
             raise Refusal(400, "The request body is no object")
+        if whole:
+            return said
         if "testmode" in said:
             raise Refusal(422, 'Non-existent body parameter "testmode" for this API call', "testmode")
         return said
@@ -599,19 +649,94 @@ class Simulator(Harness):
             headers = {"Content-Type": "application/x-www-form-urlencoded", "User-Agent": "Mollie"}
             self.deliver(Delivery(payment.get("webhookUrl") or "", headers, body))
             return
+        below = f"/v2/payments/{payment['id']}" + (f"/{entity['resource']}s/{entity['id']}" if about else "")
+        what = kind or f"payment.{payment['status']}"
+        event = self._event(what, entity["id"], self._shown(entity), below)
+        for hook in account["hooks"].values():
+            if hook["status"] == "enabled" and {"*", what} & set(hook["eventTypes"]):
+                self.deliver(signed(hook["url"], hook[".secret"], event))
+
+    def _event(self, kind: str, about: str, entity: Json, path: str) -> bytes:
         self.state["count"] += 1
         name = hashlib.sha256(f"event {self.state['count']}".encode()).hexdigest()[:12]
-        below = f"/v2/payments/{payment['id']}" + (f"/{entity['resource']}s/{entity['id']}" if about else "")
         said = {
             "resource": "event",
             "id": f"event_{name}",
-            "type": kind or f"payment.{payment['status']}",
-            "entityId": entity["id"],
+            "type": kind,
+            "entityId": about,
             "createdAt": iso(self.now()),
-            "_embedded": {"entity": self._shown(entity)},
-            "_links": {"entity": {"href": f"https://api.mollie.com{below}", "type": "application/hal+json"}},
+            "_embedded": {"entity": entity},
+            "_links": {"entity": {"href": f"https://api.mollie.com{path}", "type": "application/hal+json"}},
         }
-        self.deliver(signed(account["webhook_url"], account["secret"], json.dumps(said).encode()))
+        return json.dumps(said).encode()
+
+    def _shown_hook(self, hook: Json) -> Json:
+        return {name: value for name, value in hook.items() if not name.startswith(".")} | {"_links": links()}
+
+    def _hook(self, account: Json, request: Request) -> Json:
+        hook = account["hooks"].get(request.path_params["hook"])
+        if hook is None:
+            raise Refusal(404, "No webhook exists with this token")
+        return self._shown_hook(hook)
+
+    def _list_hooks(self, account: Json, request: Request, said: Json) -> tuple[int, Json]:
+        """Only those of the mode that is asked for, newest first, from one of them on."""
+        mode = "test" if request.query_params.get("testmode") == "true" else "live"
+        rows = [self._shown_hook(one) for one in account["hooks"].values() if one["url"]][::-1]
+        rows = [one for one in rows if one["mode"] == mode]
+        start, limit = request.query_params.get("from"), int(request.query_params.get("limit", 50))
+        if start:
+            rows = rows[[one["id"] for one in rows].index(start) :]
+        more: Json = {"next": None}
+        if len(rows) > limit:
+            href = f"https://api.mollie.com/v2/webhooks?from={rows[limit]['id']}&limit={limit}"
+            more = {"next": {"href": href, "type": "application/hal+json"}}
+        rows = rows[:limit]
+        return 200, {"count": len(rows), "_embedded": {"webhooks": rows}, "_links": links(**more)}
+
+    def _create_hook(self, account: Json, request: Request, said: Json) -> tuple[int, Json]:
+        """The only answer that shows the secret."""
+        unknown(said, {"name", "url", "eventTypes", "testmode"})
+        if not said.get("name") or not str(said.get("url")).startswith(("https://", "http://")):
+            raise Refusal(422, "A webhook needs a name and an address", "url")
+        hook = self._new_hook(account, said["name"], said["url"], self._types(account, said), "")
+        hook["mode"] = "test" if said.get("testmode") is True else "live"
+        return 201, self._shown_hook(hook) | {"webhookSecret": hook[".secret"]}
+
+    def _new_hook(self, account: Json, name: str, url: str, types: list[str], secret: str) -> Json:
+        self.state["count"] += 1
+        seed = f"{account['key']} hook {self.state['count']}"
+        number = f"hook_{hashlib.sha256(seed.encode()).hexdigest()[:21]}"
+        hook: Json = {"resource": "webhook", "id": number, "url": url, "profileId": None, "name": name}
+        hook |= {"createdAt": iso(self.now()), "eventTypes": types, "status": "enabled"}
+        hook |= {"mode": account["mode"], ".secret": secret or f"whs_{number[5:]}Secret"}
+        account["hooks"][number] = hook
+        return hook
+
+    def _types(self, account: Json, said: Json) -> list[str]:
+        given = said.get("eventTypes")
+        types = given if isinstance(given, list) else [given]
+        if not types or not set(types) <= (TOLD | {"*"}) - set(account["untold"]):
+            raise Refusal(422, "The event types are invalid, or not enabled for this account", "eventTypes")
+        return [str(one) for one in types]
+
+    def _update_hook(self, account: Json, request: Request, said: Json) -> tuple[int, Json]:
+        unknown(said, {"name", "url", "eventTypes", "testmode"})
+        hook = account["hooks"][self._hook(account, request)["id"]]
+        hook |= {name: said[name] for name in ("name", "url") if name in said}
+        if "eventTypes" in said:
+            hook["eventTypes"] = self._types(account, said)
+        return 200, self._shown_hook(hook)
+
+    def _delete_hook(self, account: Json, request: Request, said: Json) -> tuple[int, None]:
+        del account["hooks"][self._hook(account, request)["id"]]
+        return 204, None
+
+    def _ping(self, account: Json, request: Request, said: Json) -> tuple[int, None]:
+        hook = account["hooks"][self._hook(account, request)["id"]]
+        shown, path = self._shown_hook(hook), f"/v2/webhooks/{hook['id']}"
+        self.deliver(signed(hook["url"], hook[".secret"], self._event("hook.ping", hook["id"], shown, path)))
+        return 202, None
 
     def proof_of(self, delivery: Delivery) -> str | None:
         return delivery.headers.get("X-Mollie-Signature")
@@ -673,12 +798,20 @@ class Simulator(Harness):
                 del self.state["replies"][mark]
             profile = f"pfl_{hashlib.sha256(key.encode()).hexdigest()[:10]}"
             made: Json = {"key": key, "mode": key.partition("_")[0], "name": sample.label, "profile": profile}
-            made |= {"status": "verified", "webhook_url": webhook_url}
-            made |= {"secret": sample.credentials.get("webhook_secret", "")}
-            self.state["accounts"][key] = {**made, "classic": not made["secret"]}
+            made |= {"status": "verified", "webhook_url": webhook_url, "hooks": {}, "untold": []}
+            made |= {"token": sample.credentials.get("organization_token", "")}
+            made |= {"scopes": ["webhooks.read", "webhooks.write", "payments.read"]}
+            secret = sample.credentials.get("webhook_secret", "")
+            self.state["accounts"][key] = {**made, "classic": not secret}
+            if secret:
+                self._new_hook(self.account(sample), "Dashboard", webhook_url, ["*"], secret)
 
     def account(self, sample: Sample) -> Json:
         return cast(Json, self.state["accounts"][sample.credentials["api_key"]])
+
+    def registered(self, sample: Sample) -> list[str]:
+        hooks = self.account(sample)["hooks"].values()
+        return [str(one["url"]) for one in hooks if one["url"] and one["status"] == "enabled"]
 
     def fill(self, sample: Sample) -> None:
         with self._lock:
@@ -789,7 +922,7 @@ def hal(status: int, said: Json | None, headers: Mapping[str, str] | None = None
     return Response(json.dumps(said), status, {**(headers or {})}, media_type="application/hal+json")
 
 
-TITLES = {400: "Bad Request", 401: "Unauthorized Request", 404: "Not Found", 410: "Gone"}
+TITLES = {400: "Bad Request", 401: "Unauthorized Request", 403: "Forbidden", 404: "Not Found", 410: "Gone"}
 TITLES |= {422: "Unprocessable Entity", 429: "Too Many Requests", 503: "Service Unavailable"}
 
 

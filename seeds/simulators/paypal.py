@@ -40,7 +40,10 @@ SCOPES = {
     "subscriptions": "https://uri.paypal.com/services/subscriptions",
     "reporting": "https://uri.paypal.com/services/reporting/search/read",
     "invoicing": "https://uri.paypal.com/services/invoicing",
+    "webhooks": "https://uri.paypal.com/services/applications/webhooks",
 }
+WEBHOOKS_AT_MOST, EVENTS_KEPT = 10, 100
+SIMULATED = "WEBHOOK_ID"  # what simulated events are signed for, whoever they go to
 SORTS = ("plans", "subscriptions", "payments", "refunds", "invoices")
 Json = dict[str, Any]
 Lines = list[tuple[str, int, int]]  # what, how many, for how much each
@@ -108,7 +111,14 @@ class Simulator(Harness):
             "GET /v2/payments/refunds/{id}": self._refund,
             "GET /v2/invoicing/invoices": self._invoices,
             "GET /v2/invoicing/invoices/{id}": self._invoice,
+            "GET /v1/notifications/webhooks": self._webhooks,
+            "POST /v1/notifications/webhooks": self._add_webhook,
             "GET /v1/notifications/webhooks/{id}": self._webhook,
+            "PATCH /v1/notifications/webhooks/{id}": self._change_webhook,
+            "DELETE /v1/notifications/webhooks/{id}": self._remove_webhook,
+            "GET /v1/notifications/webhooks-events": self._past_events,
+            "POST /v1/notifications/webhooks-events/{id}/resend": self._resend,
+            "POST /v1/notifications/simulate-event": self._simulate,
         }
         return [
             Route("/v1/oauth2/token", self._grant, methods=["POST"]),
@@ -134,11 +144,22 @@ class Simulator(Harness):
     def open(self, sample: Sample, webhook_url: str) -> None:
         """The third sample is an older app: it may not list its subscriptions."""
         keys, app = sample.credentials, sample.credentials["client_id"]
-        may = ["subscriptions", "reporting", "invoicing"] + ["list"] * (keys["environment"] == "live")
-        self.state["apps"][app] = {**keys, "url": webhook_url, "may": may, "report_limit": REPORT_LIMIT}
+        may = [*SCOPES] + ["list"] * (keys["environment"] == "live")
+        hooks = {keys["webhook_id"]: {"url": webhook_url, "events": ["*"]}}
+        self.state["apps"][app] = {
+            **keys,
+            "may": may,
+            "report_limit": REPORT_LIMIT,
+            "hooks": hooks,
+            "told": [],
+        }
         self.state["signing"] = self.state["signing"] or _signing()
         for sort in SORTS:
             self.state[sort] = {name: one for name, one in self.state[sort].items() if one["app"] != app}
+
+    def registered(self, sample: Sample) -> list[str]:
+        hooks = self.state["apps"][sample.credentials["client_id"]]["hooks"].values()
+        return [one["url"] for one in hooks if one["url"]]
 
     def fill(self, sample: Sample) -> None:
         app, now = sample.credentials["client_id"], self.now()
@@ -257,13 +278,18 @@ class Simulator(Harness):
             "a path that climbs": "https://api.paypal.com/v1/notifications/certs/../../me/CERT-1",
         }.items():
             add(what, "CERT-URL", url)
-        other = next(iter(app for app in self.state["apps"].values() if app["url"] != delivery.url), None)
+        own = sample.credentials["client_id"]
+        other = next((one for name, one in self.state["apps"].items() if name != own), None)
         ids = {"of PayPal's webhook simulator": "WEBHOOK_ID"}
         ids |= {"for another webhook": other["webhook_id"]} if other else {}
         for what, webhook in ids.items():
             name, at = true["PAYPAL-TRANSMISSION-ID"], true["PAYPAL-TRANSMISSION-TIME"]
             add(what, "TRANSMISSION-SIG", self.signature(name, at, webhook, delivery.body))
         return found
+
+    def changes(self, method: str, path: str) -> bool:
+        """A token is asked for by POST and changes nothing."""
+        return method != "GET" and path != "/v1/oauth2/token"
 
     def is_page(self, method: str, path: str) -> bool:
         return path.startswith(("/webapps/", "/invoice/", "/v1/notifications/certs/"))
@@ -355,29 +381,35 @@ class Simulator(Harness):
         )
         return number
 
-    def notify(self, app: str, kind: str, sort: str, resource: Json) -> Delivery:
-        """Sign an event for the app's webhook and send it."""
-        shop, now = self.state["apps"][app], self.now()
+    def notify(self, app: str, kind: str, sort: str, resource: Json) -> None:
+        """Sign an event for each of the app's webhooks that wants it, and send it."""
+        shop, body = self.state["apps"][app], self._event(kind, sort, resource)
+        shop["told"] = [*shop["told"], body][-EVENTS_KEPT:]
+        for number, hook in shop["hooks"].items():
+            if {"*", kind} & set(hook["events"]):
+                self._deliver(shop, hook["url"], number, body)
+
+    def _event(self, kind: str, sort: str, resource: Json) -> Json:
         number = f"WH-{self._next('event', 17)}-{self._next('event', 17)}"
         version = "1.0" if kind.startswith("PAYMENT.SALE.") else "2.0"
-        body = (
-            {"id": number, "event_version": "1.0", "create_time": _time(now), "resource_type": sort}
+        return (
+            {"id": number, "event_version": "1.0", "create_time": _time(self.now()), "resource_type": sort}
             | {"resource_version": version, "event_type": kind, "summary": f"{kind} happened."}
             | {"resource": resource, "links": []}
         )
-        content = json.dumps(body, separators=(",", ":")).encode()
-        delivery = Delivery(shop["url"], self.signed(shop, content, now), content)
-        self.deliver(delivery)
-        return delivery
 
-    def signed(self, shop: Json, content: bytes, at: datetime) -> dict[str, str]:
+    def _deliver(self, shop: Json, url: str, webhook: str, body: Json) -> None:
+        content = json.dumps(body, separators=(",", ":")).encode()
+        self.deliver(Delivery(url, self.signed(shop, webhook, content, self.now()), content))
+
+    def signed(self, shop: Json, webhook: str, content: bytes, at: datetime) -> dict[str, str]:
         name, time = hashlib.md5(content + self._next("transmission").encode()).hexdigest(), _time(at)
         sandbox = shop["environment"] == "sandbox"
         host = "api.sandbox.paypal.com" if sandbox else "api.paypal.com"
         told = {
             "TRANSMISSION-ID": name,
             "TRANSMISSION-TIME": time,
-            "TRANSMISSION-SIG": self.signature(name, time, shop["webhook_id"], content),
+            "TRANSMISSION-SIG": self.signature(name, time, webhook, content),
             "CERT-URL": f"https://{host}/v1/notifications/certs/{CERTIFICATES[sandbox]}",
             "AUTH-ALGO": "SHA256withRSA",
             "AUTH-VERSION": "v2",
@@ -507,6 +539,8 @@ class Simulator(Harness):
                 return refusal.answer(self._next("debug"))
             except ValueError:
                 return invalid("MALFORMED_REQUEST_JSON", "The body is not JSON.").answer(self._next("debug"))
+            if isinstance(said, Response):
+                return said
             return Response(status_code=204) if said is None else JSONResponse(said)
 
         return call
@@ -785,10 +819,88 @@ class Simulator(Harness):
             shown["payments"] = {"paid_amount": amount, "transactions": [payment | {"payment_date": when}]}
         return shown
 
-    def _webhook(self, request: Request, app: Json) -> Json:
-        if request.path_params["id"] != app["webhook_id"]:
+    # Webhooks
+
+    def _hook(self, request: Request, app: Json) -> str:
+        self._need(app, "webhooks")
+        number: str = request.path_params["id"]
+        if number not in app["hooks"]:
             raise not_found()
-        return {"id": app["webhook_id"], "url": app["url"], "event_types": [{"name": "*"}], "links": []}
+        return number
+
+    def _shown_hook(self, number: str, hook: Json) -> Json:
+        path = f"/v1/notifications/webhooks/{number}"
+        events = [{"name": name, "description": f"{name}."} for name in hook["events"]]
+        return {"id": number, "url": hook["url"], "event_types": events, "links": [self._link(path, "self")]}
+
+    def _webhooks(self, request: Request, app: Json) -> Json:
+        self._need(app, "webhooks")
+        found = [self._shown_hook(*one) for one in app["hooks"].items() if one[1]["url"]]
+        return {"webhooks": found}
+
+    def _webhook(self, request: Request, app: Json) -> Json:
+        number = self._hook(request, app)
+        return self._shown_hook(number, app["hooks"][number])
+
+    def _add_webhook(self, request: Request, app: Json) -> Response:
+        self._need(app, "webhooks")
+        url, events = request.state.body.get("url"), _names(request.state.body.get("event_types"))
+        if not str(url).startswith(("https://", "http://")) or not events:
+            message = "Invalid data provided"
+            raise Refusal(400, "VALIDATION_ERROR", message, "INVALID_PARAMETER_VALUE", "Not a valid webhook")
+        if any(one["url"] == url for one in app["hooks"].values()):
+            raise Refusal(400, "WEBHOOK_URL_ALREADY_EXISTS", "Webhook URL already exists")
+        if len(app["hooks"]) >= WEBHOOKS_AT_MOST:
+            raise Refusal(400, "WEBHOOK_NUMBER_LIMIT_EXCEEDED", "Number of webhooks exceeds the limit")
+        number = self._next("webhook", 17)
+        app["hooks"][number] = {"url": url, "events": events}
+        return JSONResponse(self._shown_hook(number, app["hooks"][number]), 201)
+
+    def _change_webhook(self, request: Request, app: Json) -> Json:
+        """Only `replace` of /url or /event_types; a change that changes nothing is refused."""
+        number = self._hook(request, app)
+        hook = app["hooks"][number]
+        before = dict(hook)
+        for one in request.state.body:
+            path, value = one.get("path"), one.get("value")
+            if one.get("op") != "replace" or path not in ("/url", "/event_types"):
+                raise Refusal(400, "VALIDATION_ERROR", "Invalid patch provided")
+            hook |= {"url": value} if path == "/url" else {"events": _names(value)}
+        if hook == before:
+            raise Refusal(400, "WEBHOOK_PATCH_REQUEST_NO_CHANGE", "Patch has no change")
+        return self._shown_hook(number, hook)
+
+    def _remove_webhook(self, request: Request, app: Json) -> None:
+        del app["hooks"][self._hook(request, app)]
+
+    def _past_events(self, request: Request, app: Json) -> Json:
+        self._need(app, "webhooks")
+        asked = request.query_params
+        since, until = asked.get("start_time", ""), asked.get("end_time", "9")
+        found = [one for one in app["told"] if since <= one["create_time"] <= until]
+        rows = found[::-1][: int(asked.get("page_size", 10))]
+        return {"events": rows, "count": len(rows), "links": []}
+
+    def _resend(self, request: Request, app: Json) -> Response:
+        self._need(app, "webhooks")
+        event = next((one for one in app["told"] if one["id"] == request.path_params["id"]), None)
+        wanted = request.state.body.get("webhook_ids", list(app["hooks"]))
+        if event is None or not set(wanted) <= set(app["hooks"]):
+            raise not_found()
+        for number in wanted:
+            self._deliver(app, app["hooks"][number]["url"], number, event)
+        return JSONResponse(event, 202)
+
+    def _simulate(self, request: Request, app: Json) -> Response:
+        """Signed for nobody's webhook, and sent to any address that is given."""
+        self._need(app, "webhooks")
+        asked = request.state.body
+        hook = app["hooks"].get(asked.get("webhook_id"), {"url": asked.get("url")})
+        if not hook["url"] or not asked.get("event_type"):
+            raise Refusal(400, "VALIDATION_ERROR", "Invalid data provided")
+        event = self._event(asked["event_type"], "sale", {"id": "SIMULATED0000001"})
+        self._deliver(app, hook["url"], SIMULATED, event)
+        return JSONResponse(event, 202)
 
     async def _certificate(self, request: Request) -> Response:
         found = (self.state["signing"] or {}).get(request.path_params["name"])
@@ -976,6 +1088,11 @@ def _sample(label: str, environment: str, options: tuple[str, ...] = ()) -> Samp
     keys = {"client_id": f"A{made('client', 79)}", "client_secret": f"E{made('secret', 79)}"}
     keys |= {"environment": environment, "webhook_id": made("webhook", 17).upper()}
     return Sample(label, keys, options=options)
+
+
+def _names(said: Any) -> list[str]:
+    """The names of a list of events."""
+    return [str(one["name"]) for one in said] if isinstance(said, list) else []
 
 
 def _name(email: str) -> Json:

@@ -124,6 +124,11 @@ class Simulator(Harness):
         key = sample.credentials["secret_key"]
         return Account(self, self.state["keys"][key]["account"], key, sample.credentials["webhook_secret"])
 
+    def registered(self, sample: Sample) -> list[str]:
+        with self.lock:
+            ones = self.account(sample).books.all("webhook_endpoint")
+            return [str(one["url"]) for one in ones if one["status"] == "enabled"]
+
     def fill(self, sample: Sample) -> None:
         with self._quietly():
             demo.fill(self.account(sample), self.now())

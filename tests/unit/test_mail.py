@@ -70,6 +70,7 @@ CONTEXTS: dict[str, dict[str, Any]] = dict.fromkeys(NEEDS, ABOUT_ACTION) | {
     "new_device": {"at": NOW, "browser": "Safari on iPhone"},
     "note": NOTE,
     "merchant_note": NOTE,
+    "owner_note": NOTE,
     "payment_failed": {
         "title": "Monthly coffee box",
         "amount": "$24.00",

@@ -1,5 +1,6 @@
 """A subscription: its state, the next charge worked out, and what is open."""
 
+from dataclasses import replace
 from datetime import timedelta
 from decimal import ROUND_HALF_UP, Decimal, InvalidOperation
 from typing import Any
@@ -68,6 +69,23 @@ def subscription(said: Json) -> base.SubscriptionRecord:
         stopped=status == "past_due" and raw == "SUSPENDED",
         retries_on=day(failed.get("next_payment_retry_time")) if status == "past_due" else None,
     )
+
+
+def remembered(
+    after: base.Snapshot, was: base.SubscriptionRecord, known: base.Record | None
+) -> base.Snapshot:
+    """The end of the paid time as it was before, where PayPal no longer tells it; and a word to the merchant where
+    going on is charged before that end."""
+    one, paid = after.subscriptions[0], was.current_period_end
+    if isinstance(known, base.SubscriptionRecord):
+        paid = paid or known.current_period_end
+    if paid and one.current_period_end is None:
+        knows = (one.knows or frozenset()) | {"current_period_end"}
+        return replace(after, subscriptions=(replace(one, current_period_end=paid, knows=knows),))
+    if paid and one.next_payment and one.next_payment.on < paid.date():
+        says = f"PayPal set the next charge of {one.remote_id} to {one.next_payment.on}, but it is paid until"
+        return replace(after, tell=f"{says} {paid.date()}.")
+    return after
 
 
 def _state(said: Json) -> Any:

@@ -753,6 +753,21 @@ def _create_endpoint(books: Books, params: Json, _: str) -> Json:
     return books.shown(books.put(endpoint)) | {"secret": secret}  # told this once
 
 
+def _update_endpoint(books: Books, params: Json, object_id: str) -> Json:
+    """Neither the version nor the secret can be changed."""
+    one = books.find("webhook_endpoint", object_id)
+    if "enabled_events" in params:
+        one["enabled_events"] = [str(each) for each in params["enabled_events"]]
+    if "disabled" in params:
+        one["status"] = "disabled" if flag(params, "disabled") else "enabled"
+    if "url" in params:
+        one["url"] = needed(params, "url")
+    if "description" in params:
+        one["description"] = text(params, "description")
+    one["metadata"] = _metadata(one["metadata"], params.get("metadata", {}))
+    return books.shown(one)
+
+
 def _delete_endpoint(books: Books, params: Json, object_id: str) -> Json:
     books.find("webhook_endpoint", object_id)
     books.state["kinds"]["webhook_endpoint"].remove(object_id)
@@ -980,6 +995,12 @@ ENDPOINTS = [
         "url enabled_events api_version description metadata connect",
     ),
     _row("GET /v1/webhook_endpoints/{id}", _reader("webhook_endpoint"), "webhook"),
+    _row(
+        "POST /v1/webhook_endpoints/{id}",
+        _update_endpoint,
+        "webhook",
+        "url enabled_events description disabled metadata",
+    ),
     _row("DELETE /v1/webhook_endpoints/{id}", _delete_endpoint, "webhook"),
 ]
 _NESTED: dict[str, type] = {

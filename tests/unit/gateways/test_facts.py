@@ -132,6 +132,66 @@ def in_key(key: str, old: str, new: str) -> Callable[[str], str]:
     return swap(whole, whole.replace(old, new, 1))
 
 
+async def _does(*_: Any) -> None:
+    """Stands for a method of an adapter."""
+
+
+def words_on_webhooks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[str], str], *methods: str
+) -> list[str]:
+    from portal.gateways import capabilities
+    from portal.gateways.base import Gateway
+
+    found = read_facts(written(tmp_path, table(change)))
+    monkeypatch.setattr(capabilities, "facts", lambda _: found)
+    adapter = type("Adapter", (Gateway,), dict.fromkeys((*methods, "invoice_document"), _does))
+    return [one for one in disagreements("acme", adapter) if "invoice_document" not in one]
+
+
+def test_registering_by_api_and_the_adapter_agree_both_ways(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    by_api, both = swap("", ""), ("register_webhook", "unregister_webhook")
+    by_hand = swap('registration = "api"', 'registration = "dashboard"')
+    assert words_on_webhooks(tmp_path, monkeypatch, by_api, *both) == []
+    assert words_on_webhooks(tmp_path, monkeypatch, by_hand) == []
+    assert words_on_webhooks(tmp_path, monkeypatch, by_api) == [
+        f'acme: the facts say registration = "api", the adapter has no {name}' for name in both
+    ]
+    assert words_on_webhooks(tmp_path, monkeypatch, by_hand, *both) == [
+        f'acme: the adapter has {name}, no webhook of the facts says registration = "api"' for name in both
+    ]
+
+
+def test_test_events_and_the_adapter_agree_both_ways(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tests = swap('registration = "api"', 'registration = "dashboard"\ntest_event = true')
+    none = swap('registration = "api"', 'registration = "dashboard"')
+    assert words_on_webhooks(tmp_path, monkeypatch, tests, "send_test_event") == []
+    (missing,) = words_on_webhooks(tmp_path, monkeypatch, tests)
+    assert missing == "acme: the facts say test_event = true, the adapter has no send_test_event"
+    (too_much,) = words_on_webhooks(tmp_path, monkeypatch, none, "send_test_event")
+    assert too_much == "acme: the adapter has send_test_event, no webhook of the facts says test_event = true"
+
+
+def test_a_field_comes_out_of_no_registration_that_there_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def change(text: str) -> str:
+        text = text.replace('registration = "api"', 'registration = "dashboard"')
+        return text.replace("required = true\n", "required = true\nfrom_webhook = true\n")
+
+    (word,) = words_on_webhooks(tmp_path, monkeypatch, change)
+    assert word == "acme: a field comes out of a registration that no webhook has"
+
+
+@each
+def test_what_a_registration_fills_in_is_there_to_be_filled_in(processor: str) -> None:
+    """Where a webhook is registered by API and proves anything, the form has the fields for what proves it."""
+    by_api = [fact for fact in facts(processor).webhooks if fact.registration == "api"]
+    filled = [field.name for field in facts(processor).credentials if field.from_webhook]
+    assert bool(filled) == any(fact.proves != "nothing" for fact in by_api)
+
+
 BROKEN: dict[str, tuple[Callable[[str], str], str]] = {
     "no TOML": (lambda text: text + "\n[", "acme.toml"),
     "a key is missing": (swap(capability("pause"), ""), "no word on pause"),

@@ -15,6 +15,9 @@ import pytest
 
 from portal import clock
 from portal.gateways import gateway, http
+from portal.gateways._stripe import events as stripe_events
+from portal.gateways._stripe import webhooks
+from portal.gateways._stripe.wire import VERSION
 from portal.gateways.base import (
     Declined,
     Gateway,
@@ -26,6 +29,7 @@ from portal.gateways.base import (
     NextPayment,
     PendingChange,
     Ref,
+    Registration,
     Snapshot,
     SubscriptionRecord,
     Unavailable,
@@ -891,3 +895,117 @@ def test_every_event_the_simulator_sends_is_understood(shop: Account) -> None:
     assert silent <= {"setup_intent.created", "payment_intent.succeeded", "payment_intent.payment_failed"}, (
         silent
     )
+
+
+# The endpoint that is registered
+
+HERE = "https://acme.example/webhooks/abc"
+
+
+def endpoints(shop: Account) -> list[dict[str, Any]]:
+    return shop.books.all("webhook_endpoint")
+
+
+def registered(shop: Account, key: str = "wish-1", **keys: str) -> Registration:
+    return run(shop, lambda stripe: stripe.register_webhook(HERE, key), **keys)
+
+
+def test_the_endpoint_has_our_version_and_the_events_that_the_adapter_handles(shop: Account) -> None:
+    made = registered(shop)
+    (one,) = endpoints(shop)
+    assert (one["id"], one["url"], one["api_version"]) == (made.remote_id, HERE, VERSION)
+    assert one["enabled_events"] == list(webhooks.EVENTS)
+    assert made.credentials == {"webhook_secret": one["_secret"]}
+    assert one["_secret"] not in json.dumps({name: value for name, value in one.items() if name != "_secret"})
+    assert made.note == ""
+
+
+@pytest.mark.parametrize("kind", webhooks.EVENTS)
+def test_every_event_that_is_asked_for_leads_somewhere(kind: str) -> None:
+    thing = {"id": "x_1", "object": "refund" if kind.startswith("refund.") else "thing", "mode": "payment"}
+    thing |= dict.fromkeys(("customer", "invoice", "charge", "subscription"), "y_1")
+    assert stripe_events.subject_of(kind, thing, {}) is not None
+
+
+@pytest.mark.skipif(not SPECS.is_dir(), reason="the contract of Stripe's API is not here")
+def test_every_event_that_is_asked_for_is_one_of_stripes() -> None:
+    known = json.loads((SPECS / f"contract-{VERSION}.json").read_text())["event_types"]
+    assert set(webhooks.EVENTS) <= set(known)
+    assert len(set(webhooks.EVENTS)) == len(webhooks.EVENTS)
+
+
+def test_an_endpoint_whose_secret_is_known_is_left_as_it_is(shop: Account) -> None:
+    made = registered(shop)
+    shop.simulator.calls.clear()
+    assert registered(shop, "wish-2", **made.credentials).remote_id == made.remote_id
+    assert writes(shop) == writes(shop, "DELETE") == []
+
+
+def test_an_endpoint_that_was_switched_off_or_has_too_few_events_is_put_right(shop: Account) -> None:
+    made = registered(shop)
+    endpoints(shop)[0].update(status="disabled", enabled_events=["charge.succeeded"])
+    assert registered(shop, "wish-2", **made.credentials).remote_id == made.remote_id
+    (one,) = endpoints(shop)
+    assert (one["status"], one["enabled_events"]) == ("enabled", list(webhooks.EVENTS))
+
+
+def test_an_endpoint_of_another_version_is_replaced(shop: Account) -> None:
+    made = registered(shop)
+    endpoints(shop)[0]["api_version"] = "2024-06-20"
+    again = registered(shop, "wish-2", **made.credentials)
+    (one,) = endpoints(shop)
+    assert one["id"] == again.remote_id != made.remote_id
+
+
+def test_the_new_endpoint_is_made_before_the_former_goes(shop: Account) -> None:
+    registered(shop)
+    shop.simulator.calls.clear()
+    registered(shop, "wish-2")
+    made = [(one.method, one.path.count("/")) for one in shop.simulator.calls if one.method != "GET"]
+    assert made == [("POST", 2), ("POST", 3), ("DELETE", 3)]
+
+
+def test_the_same_wish_again_gets_the_same_endpoint(shop: Account) -> None:
+    assert registered(shop).remote_id == registered(shop).remote_id
+
+
+def test_a_former_endpoint_that_stays_is_told_and_the_secret_is_not_lost(shop: Account) -> None:
+    former = registered(shop)
+    shop.simulator.fail_writes = ["", "", "500"]
+    made = registered(shop, "wish-2")
+    assert former.remote_id in made.note
+    assert made.credentials["webhook_secret"] not in made.note
+    assert {one["id"] for one in endpoints(shop)} == {former.remote_id, made.remote_id}
+    registered(shop, "wish-3", **made.credentials)
+    assert [one["id"] for one in endpoints(shop)] == [made.remote_id]
+
+
+def test_a_mark_that_was_not_left_only_means_another_endpoint_later(shop: Account) -> None:
+    shop.simulator.fail_writes = ["", "500"]
+    made = registered(shop)
+    again = registered(shop, "wish-2", **made.credentials)
+    assert [one["id"] for one in endpoints(shop)] == [again.remote_id]
+
+
+@pytest.mark.parametrize("may", [set(), {"webhook_read"}])
+def test_a_restricted_key_is_told_the_permission_that_it_lacks(shop: Account, may: set[str]) -> None:
+    key = f"rk_test_Shop{next(_numbers):04d}"
+    shop.simulator.add_key(shop, key, may)
+    with pytest.raises(Unavailable) as caught:
+        run(shop, lambda stripe: stripe.register_webhook(HERE, "wish-1"), key)
+    assert "rak_webhook_write" in caught.value.hint
+    assert endpoints(shop) == []
+
+
+def test_a_restricted_key_with_the_permission_may_register(shop: Account) -> None:
+    key = f"rk_test_Shop{next(_numbers):04d}"
+    shop.simulator.add_key(shop, key, {"webhook_write"})
+    assert run(shop, lambda stripe: stripe.register_webhook(HERE, "wish-1"), key).remote_id
+
+
+def test_a_seventeenth_endpoint_is_refused_with_words_that_help(shop: Account) -> None:
+    for number in range(16):
+        shop.simulator.add_endpoint(shop, f"https://other.example/{number}", "whsec_other")
+    with pytest.raises(Declined) as caught:
+        registered(shop)
+    assert "16 endpoints" in caught.value.hint

@@ -15,6 +15,7 @@ import jsonschema_rs
 import pytest
 
 from portal import clock
+from portal.gateways import _adyen, _adyen_webhooks
 from portal.gateways import gateway as make_gateway
 from portal.gateways.adyen import Adapter
 from portal.gateways.base import (
@@ -25,6 +26,7 @@ from portal.gateways.base import (
     Leave,
     Method,
     Ref,
+    Registration,
     Snapshot,
     SubscriptionRecord,
     Unavailable,
@@ -54,8 +56,11 @@ def served() -> Iterator[Simulator]:
     simulator = Simulator(clock.now)
     if (SPECS / "CheckoutService-v72.json").exists():
         known = openapi(SPECS / "CheckoutService-v72.json")
+        managed = openapi(SPECS / "ManagementService-v3.json.gz")
 
         def contract(exchange: Exchange) -> list[str]:
+            if exchange.path.startswith("/v3/"):
+                return managed(exchange)
             return known(replace(exchange, path=exchange.path.removeprefix("/checkout")))
 
         simulator.contract = contract
@@ -732,3 +737,132 @@ def test_its_state_can_be_kept_and_taken_back(adyen: Simulator) -> None:
     adyen.reset()
     assert adyen.standing(ref.id).charges
     assert datetime.now(UTC) - adyen.now() < timedelta(seconds=5)
+
+
+# The webhook that is registered
+
+HERE = "https://pay.books.example/webhooks/abc"
+
+
+def registered(adyen: Simulator, sample: Sample | None = None, **other: str) -> Registration:
+    return ask(adyen, lambda gateway: gateway.register_webhook(HERE, "wish-1"), sample, **other)
+
+
+@pytest.mark.parametrize("number", [0, 2])
+def test_a_webhook_is_made_changed_tested_and_removed_as_the_contract_has_it(
+    adyen: Simulator, number: int
+) -> None:
+    sample = adyen.samples()[number]
+    account = adyen.account(sample)
+    made = registered(adyen, sample)
+    hook = account.hooks[made.remote_id]
+    assert (hook.url, hook.active, hook.events) == (HERE, True, _adyen_webhooks.EVENTS)
+    assert hook.details == dict.fromkeys(_adyen_webhooks.DETAILS, True)
+    assert made.credentials["hmac_key"] == hook.hmac_key
+    hook.active, hook.events = False, ["AUTHORISATION"]
+    again = registered(adyen, sample, **made.credentials)
+    assert again.remote_id == made.remote_id
+    assert (hook.active, hook.events) == (True, _adyen_webhooks.EVENTS)
+    assert ask(adyen, lambda gateway: gateway.send_test_event(made.remote_id), sample) == "REPORT_AVAILABLE"
+    ask(adyen, lambda gateway: gateway.unregister_webhook(made.remote_id), sample)
+    assert made.remote_id not in account.hooks
+
+
+def test_the_live_account_is_managed_at_the_live_host(adyen: Simulator) -> None:
+    hosts: list[str] = []
+
+    class Watching(Adapter):
+        def base(self, host: str) -> str:
+            hosts.append(host)
+            return super().base(host)
+
+    for number, host in ((0, "management-test.adyen.com"), (2, "management-live.adyen.com")):
+        addresses = dict.fromkeys(facts("adyen").hosts.calls, adyen.address)
+
+        async def register(one: Adapter) -> None:
+            try:
+                await one.register_webhook(HERE, "wish-1")
+            finally:
+                await one.aclose()
+
+        hosts.clear()
+        asyncio.run(register(Watching(adyen.samples()[number].credentials, addresses=addresses)))
+        assert set(hosts) == {host}
+
+
+def test_the_former_key_is_kept_beside_and_user_and_password_stay(adyen: Simulator) -> None:
+    sample = adyen.samples()[0]
+    made = registered(adyen, sample)
+    hook = adyen.account(sample).hooks[made.remote_id]
+    kept = ("webhook_username", "webhook_password")
+    assert {name: made.credentials[name] for name in kept} == {
+        name: sample.credentials[name] for name in kept
+    }
+    assert (hook.user, hook.password) == tuple(sample.credentials[name] for name in kept)
+    assert made.credentials["hmac_key_old"] == sample.credentials["hmac_key"] != made.credentials["hmac_key"]
+
+
+def test_without_a_password_one_is_made_that_nobody_can_guess(adyen: Simulator) -> None:
+    none = dict.fromkeys(("webhook_username", "webhook_password", "hmac_key"), "")
+    first, second = registered(adyen, **none), registered(adyen, **none)
+    assert "hmac_key_old" not in first.credentials
+    assert len(first.credentials["webhook_password"]) >= 32
+    assert first.credentials["webhook_password"] != second.credentials["webhook_password"]
+    hook = adyen.account(adyen.samples()[0]).hooks[second.remote_id]
+    assert hook.password == second.credentials["webhook_password"]
+
+
+def test_what_stays_to_be_done_by_hand_is_said_where_it_is_not_done(adyen: Simulator) -> None:
+    assert registered(adyen).note == ""
+    assert "Recurring tokens life cycle events" in registered(adyen, token_hmac_key="").note
+
+
+def test_two_webhooks_of_one_address_become_one(adyen: Simulator) -> None:
+    account = adyen.account(adyen.samples()[0])
+    made = registered(adyen)
+    account.hooks["S2-000000000002"] = replace(account.hooks[made.remote_id])
+    registered(adyen)
+    assert [name for name, one in account.hooks.items() if one.url == HERE] == [made.remote_id]
+
+
+def test_webhooks_are_found_on_every_page_of_the_list(adyen: Simulator) -> None:
+    account = adyen.account(adyen.samples()[0])
+    some = next(iter(account.hooks.values()))
+    account.hooks |= {
+        f"S2-{number:012d}": replace(some, url=f"https://o.example/{number}") for number in range(150)
+    }
+    made = registered(adyen)
+    assert registered(adyen).remote_id == made.remote_id
+
+
+def test_a_key_without_the_role_is_told_the_role(adyen: Simulator) -> None:
+    adyen.account(adyen.samples()[0]).roles.remove("webhooks")
+    for wish in (
+        lambda gateway: gateway.register_webhook(HERE, "wish-1"),
+        lambda gateway: gateway.unregister_webhook("S2-1"),
+        lambda gateway: gateway.send_test_event("S2-1"),
+    ):
+        with pytest.raises(Unavailable) as caught:
+            ask(adyen, wish)
+        assert _adyen_webhooks.ROLE in caught.value.hint
+
+
+def test_a_test_that_adyen_could_not_deliver_says_what_adyen_saw(adyen: Simulator) -> None:
+    made = registered(adyen)
+    adyen.switch("lose_webhooks")
+    with pytest.raises(Declined) as caught:
+        ask(adyen, lambda gateway: gateway.send_test_event(made.remote_id))
+    assert "504 No answer" in caught.value.hint
+
+
+def test_only_events_that_lead_somewhere_are_asked_for_and_the_test_leads_nowhere() -> None:
+    about = {
+        "pspReference": "P",
+        "originalReference": "O",
+        "amount": {"value": 1, "currency": "EUR"},
+        "success": "true",
+    }
+    about["additionalData"] = {"shopperReference": "s-1", "modification.action": "refund"}
+    for code in _adyen_webhooks.EVENTS:
+        assert _adyen.event(_adyen.kept({**about, "eventCode": code}, origin=True)).subject is not None, code
+    assert _adyen.event(_adyen.kept({**about, "eventCode": "REPORT_AVAILABLE"}, origin=True)).subject is None

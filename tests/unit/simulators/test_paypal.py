@@ -17,7 +17,8 @@ import pytest
 
 from portal import clock
 from portal.gateways import base, facts, gateway, http
-from portal.gateways.base import Declined, Gone, Leave, Ref, Snapshot, Unavailable, Unsupported
+from portal.gateways._paypal import records, webhooks
+from portal.gateways.base import BadSignature, Declined, Gone, Leave, Ref, Snapshot, Unavailable, Unsupported
 from portal.gateways.capabilities import Circumstances
 from portal.gateways.paypal import Adapter
 from portal.money import Money
@@ -1023,3 +1024,127 @@ def test_approving_a_new_one_starts_it(served: Simulator) -> None:
     assert 'data-test="done"' in press(page, do="accept").text
     assert fetch(served, ref).status == "active"
     assert httpx.get(page, trust_env=False, verify=False).status_code == 404  # used up
+
+
+# The webhook that is registered, and old events sent again
+
+HERE = "https://pay.example/webhooks/abc"
+
+
+def registered(sim: Simulator, sample: Sample | None = None) -> base.Registration:
+    return run(sim, lambda one: one.register_webhook(HERE, "wish-1"), sample)
+
+
+def app_of(sim: Simulator) -> dict[str, Any]:
+    app: dict[str, Any] = sim.state["apps"][sim.samples()[0].credentials["client_id"]]
+    return app
+
+
+def test_a_webhook_is_made_kept_changed_and_removed_as_the_specification_has_it(held: Simulator) -> None:
+    made = registered(held)
+    hook = app_of(held)["hooks"][made.remote_id]
+    assert hook == {"url": HERE, "events": list(webhooks.EVENTS)}
+    assert made.credentials == {"webhook_id": made.remote_id}
+    hook["events"] = ["PAYMENT.SALE.COMPLETED"]
+    assert registered(held) == made
+    assert hook["events"] == list(webhooks.EVENTS)
+    run(held, lambda one: one.unregister_webhook(made.remote_id))
+    assert made.remote_id not in app_of(held)["hooks"]
+
+
+def test_a_webhook_that_is_right_is_only_looked_at(served: Simulator) -> None:
+    registered(served)
+    served.calls.clear()
+    registered(served)
+    changed = [one for one in served.calls if served.changes(one.method, one.path)]
+    assert changed == []
+
+
+@pytest.mark.parametrize("kind", webhooks.EVENTS)
+def test_every_event_that_is_asked_for_leads_somewhere(kind: str) -> None:
+    resource = {
+        "id": "X1",
+        "billing_agreement_id": "I-1",
+        "disputed_transactions": [{"seller_transaction_id": "Y1"}],
+    }
+    resource |= {"invoice": {"id": "INV2-1"}, "supplementary_data": {"related_ids": {"order_id": "O1"}}}
+    told = {"id": "WH-1", "event_type": kind, "resource_type": "x", "resource": resource}
+    assert records.event(told).subject is not None
+
+
+def test_an_app_without_the_scope_is_told_which(served: Simulator) -> None:
+    app_of(served)["may"].remove("webhooks")
+    for wish in (
+        lambda one: one.register_webhook(HERE, "wish-1"),
+        lambda one: one.unregister_webhook("WH123456789012345"),
+        lambda one: one.send_test_event("WH123456789012345"),
+    ):
+        with pytest.raises(Unavailable) as caught:
+            run(served, wish)
+        assert webhooks.SCOPE in caught.value.hint
+
+
+def test_an_eleventh_webhook_is_refused_with_words_that_help(served: Simulator) -> None:
+    for number in range(9):
+        app_of(served)["hooks"][f"WH{number}"] = {"url": f"https://other.example/{number}", "events": ["*"]}
+    with pytest.raises(Declined) as caught:
+        registered(served)
+    assert "ten at most" in caught.value.hint
+
+
+def test_a_webhook_that_another_try_has_made_meanwhile_is_found(
+    served: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = registered(served)
+    first = [True]
+
+    async def blind_once(api: Any, url: str) -> Any:
+        return None if first and first.pop() else await look(api, url)
+
+    look = webhooks._of
+    monkeypatch.setattr(webhooks, "_of", blind_once)
+    assert registered(served).remote_id == made.remote_id
+
+
+def test_before_a_webhook_is_registered_the_keys_are_good_all_the_same(served: Simulator) -> None:
+    sample = served.samples()[0]
+    bare = {name: value for name, value in sample.credentials.items() if name != "webhook_id"}
+    assert run(served, lambda one: one.check(), Sample("bare", bare)).ok
+
+
+def test_an_event_of_before_is_sent_again_and_proved_for_the_webhook(held: Simulator) -> None:
+    sample = held.samples()[0]
+    made = registered(held)
+    assert run(held, lambda one: one.send_test_event(made.remote_id)) is None  # nothing has happened yet
+    held.stage(sample, "ana@example.com", Situation())
+    newest = app_of(held)["told"][-1]
+    held.sent.clear()
+    assert run(held, lambda one: one.send_test_event(made.remote_id)) == newest["event_type"]
+    (sent,) = held.sent
+    assert (sent.url, json.loads(sent.body)["id"]) == (HERE, newest["id"])
+
+    async def prove(one: base.Gateway) -> list[base.Event]:
+        certificate = await one.certificate(sent.headers)
+        return one.verify(list(sent.headers.items()), sent.body, clock.now(), certificate)
+
+    keys = Sample("ours", {**sample.credentials, **made.credentials})
+    (event,) = run(held, prove, keys)
+    assert event.id == newest["id"]
+
+
+def test_what_paypal_simulates_proves_nothing_and_is_never_asked_for(served: Simulator) -> None:
+    sample, made = served.samples()[0], registered(served)
+
+    async def simulate(one: base.Gateway) -> None:
+        assert isinstance(one, Adapter)
+        wish = {"webhook_id": made.remote_id, "event_type": "PAYMENT.SALE.COMPLETED"}
+        await one._api.ask("POST", "/v1/notifications/simulate-event", body=wish)
+        sent = served.sent[-1]
+        certificate = await one.certificate(sent.headers)
+        with pytest.raises(BadSignature, match="simulator"):
+            one.verify(list(sent.headers.items()), sent.body, clock.now(), certificate)
+
+    run(served, simulate, Sample("ours", {**sample.credentials, **made.credentials}))
+    served.calls.clear()
+    run(served, lambda one: one.send_test_event(made.remote_id))
+    assert not any("simulate" in one.path for one in served.calls)

@@ -1,0 +1,1 @@
+"""The merchant's side: Settings > Customer Portal, on its own host."""
