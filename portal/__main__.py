@@ -51,6 +51,19 @@ def run_migrations() -> None:
     typer.echo("The database is up to date.", err=True)
 
 
+@app.command("doctor")
+def run_doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """What is wrong here and what to do about it: keys, webhooks, domains, mail, worker, disk. Exits 1 if it is red."""
+    from portal import doctor
+
+    found = uvloop.run(doctor.examine(Settings()))
+    typer.echo(doctor.as_json(found) if as_json else doctor.as_text(found))
+    if any(one.state == "bad" for one in found):
+        sys.exit(1)
+
+
 @app.command()
 def demo(
     port: Annotated[int, typer.Option(help="Port of the portals; the simulators take the next ones.")] = 8000,
@@ -72,6 +85,14 @@ def add_merchant(
     from portal import upkeep
 
     _or_say_why(lambda: typer.echo(upkeep.setup_link(Settings(), email)))
+
+
+@merchant.command("unlock")
+def unlock_person(email: Annotated[str, typer.Argument(help="Their address.")]) -> None:
+    """Take away somebody's second step and passkeys, and sign them out everywhere: for who has lost the phone."""
+    from portal import upkeep
+
+    _or_say_why(lambda: typer.echo(upkeep.unlock(Settings(), email)))
 
 
 @merchant.command("list")

@@ -24,7 +24,7 @@ from portal._png import CAP_ONCE, CAP_TWICE, HEIGHT, MAX_BYTES, MAX_PIXELS, WIDT
 READY = b"R"
 SEALED = 86  # the status with which it ends when something tries what is not allowed
 MEMORY = 256 << 20
-CPU_S = 2
+CPU_S = 2  # its own start included, which takes a tenth of one
 SCANS = 200  # of a JPEG; each one costs time that has nothing to do with its size, and ten are usual
 NOBODY = 65534
 
@@ -264,17 +264,20 @@ def _png(canvas: Image.Image, cap: int) -> tuple[bytes, bool]:
     """As a PNG of at most so many bytes, and whether colours were lost for that."""
     moved = canvas.point([v | 1 for v in range(256)] * 3 + list(range(256)))
     for picture in (canvas, moved):
-        for make in (_of_its_own_colours, _of_all_colours, _of_256_colours):
-            made = make(picture)
-            if made and len(made) <= cap and not speaks(made):
-                return made, make is _of_256_colours
+        for make, lossy in ((_without_loss, False), (_of_256_colours, True)):
+            for made in sorted(make(picture), key=len):
+                if len(made) <= cap and not speaks(made):
+                    return made, lossy
     raise Refused("broken")
 
 
-def _of_its_own_colours(canvas: Image.Image) -> bytes | None:
-    """Where there are few, a palette of them is the smallest, and nothing is lost."""
-    colours = _colours(canvas, 256)
-    return _saved(_by_number(canvas, [colour for _, colour in colours])) if colours else None
+def _without_loss(canvas: Image.Image) -> list[bytes]:
+    """Which is smaller, pixels or a palette and numbers, only shows when both are there."""
+    made = [_saved(canvas.convert("RGB") if _opaque(canvas) else canvas)]
+    colours = [colour for _, colour in _colours(canvas, 256)]
+    if colours:
+        made.append(_saved(_by_number(canvas, colours)))
+    return made
 
 
 def _colours(canvas: Image.Image, most: int) -> list[tuple[int, bytes]]:
@@ -282,11 +285,7 @@ def _colours(canvas: Image.Image, most: int) -> list[tuple[int, bytes]]:
     return [(many, bytes(cast("tuple[int, ...]", colour))) for many, colour in canvas.getcolors(most) or []]
 
 
-def _of_all_colours(canvas: Image.Image) -> bytes:
-    return _saved(canvas.convert("RGB") if _opaque(canvas) else canvas)
-
-
-def _of_256_colours(canvas: Image.Image) -> bytes | None:
+def _of_256_colours(canvas: Image.Image) -> list[bytes]:
     """Colours that are alike become one: the group that differs most is halved until there are as many as may be.
 
     Pillow would do it for opaque pictures alone; what it has for others breaks soft edges into steps.
@@ -302,7 +301,7 @@ def _of_256_colours(canvas: Image.Image) -> bytes | None:
     means = {colour[-1]: mean for _, _, alike in groups for mean in (_mean(alike),) for colour in alike}
     pixels = canvas.tobytes()
     few = b"".join(means[pixels[at : at + 4]] for at in range(0, len(pixels), 4))
-    return _of_its_own_colours(Image.frombytes("RGBA", canvas.size, few))
+    return _without_loss(Image.frombytes("RGBA", canvas.size, few))
 
 
 def _seen(red: int, green: int, blue: int, opacity: int) -> tuple[int, int, int, int]:

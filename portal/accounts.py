@@ -12,7 +12,7 @@ from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 from sqlmodel import col
 
-from portal import actions, clock, merchants, models
+from portal import actions, clock, merchants, models, webhooks
 from portal.connect import new_gateway, open_gateway
 from portal.gateways import facts
 from portal.gateways.base import Gateway, GatewayError, Health, Registration, Unavailable
@@ -23,7 +23,7 @@ from portal.merchants import Person
 from portal.offers import SENSE
 from portal.settings import Settings
 from portal.texts import gettext as _
-from portal.vault import Seal, Vault
+from portal.vault import Seal, Vault, VaultError
 
 PATIENCE_S = 25.0  # for a check that somebody waits for
 KEPT = timedelta(minutes=15)  # typed secrets, sealed, in a form that came back
@@ -300,6 +300,19 @@ class _Cleaner:
 # What is known of an account
 
 
+def called(account: models.Account) -> str:
+    """An account as the record of changes names it."""
+    return f"{account.label} · {facts(account.processor).label}"
+
+
+def opened(vault: Vault, account: models.Account) -> dict[str, str]:
+    """The credentials of an account; none where no key of the ring opens them any more."""
+    try:
+        return dict(vault.open(account.portal_id, account.id, account.credentials))
+    except VaultError:
+        return {}
+
+
 @dataclass(frozen=True, slots=True)
 class Standing:
     """How an account is, as its pill and sentences say it."""
@@ -441,6 +454,12 @@ def last_events(db: Session, account_id: int) -> list[EventRow]:
     ]
 
 
+def repeated_at(db: Session, account_id: int) -> datetime | None:
+    """When an event that was known already came once more: some processors send an old one as a test."""
+    found = db.get(models.Setting, webhooks.repeat_name(account_id))
+    return found.at if found else None
+
+
 def _event_state(handled: datetime | None, parked: datetime | None) -> tuple[str, str]:
     if parked is not None:
         return "bad", _("Set aside")
@@ -449,7 +468,7 @@ def _event_state(handled: datetime | None, parked: datetime | None) -> tuple[str
 
 def shown_keys(account: models.Account, vault: Vault) -> list[tuple[Field, str]]:
     """Each field with what may be seen of its value: of secrets the last four characters."""
-    values = vault.open(account.portal_id, account.id, account.credentials)
+    values = opened(vault, account)
     return [
         (one, _shown(one, values.get(one.name, ""))) for one in fields(account.processor, account.variant)
     ]
@@ -491,9 +510,9 @@ def twin(
     for one in found:
         if one.id == but or one.variant != variant:
             continue
-        theirs = vault.open(portal_id, one.id, one.credentials)
+        theirs = opened(vault, one)
         gone = one.disconnected_at is not None
-        if theirs and dict(theirs) == dict(values):
+        if theirs and theirs == dict(values):
             return Twin(one.id, one.label, True, gone)
         if likely is None and _alike(processor, one, theirs, values, health):
             likely = Twin(one.id, one.label, False, gone)
@@ -560,7 +579,7 @@ def connect(db: Session, vault: Vault, person: Person, portal_id: int, new: New,
         db,
         person,
         "account.connected",
-        subject=account.label,
+        subject=called(account),
         after={
             "processor": facts(account.processor).label,
             "live": account.live,
@@ -580,8 +599,13 @@ def _masked_values(account: models.Account, values: Mapping[str, str]) -> dict[s
     }
 
 
+def lists(processor: str, variant: str | None) -> bool:
+    """Whether the processor lists anything of the past."""
+    return any(one.variant in (None, variant) for one in facts(processor).backfill)
+
+
 def _want_everything(db: Session, account: models.Account, now: datetime) -> None:
-    if any(one.variant in (None, account.variant) for one in facts(account.processor).backfill):
+    if lists(account.processor, account.variant):
         enqueue(db, "backfill", {"account": account.id}, now, None)
 
 
@@ -712,10 +736,10 @@ def rotate(
     """Put new keys in the place of the old ones, which go on proving deliveries for the overlap. A disconnected account
     comes back by it."""
     account = _claimed(db, portal_id, account_id, version)
-    before = vault.open(portal_id, account_id, account.credentials)
+    before = opened(vault, account)
     after = change.onto(before)
     back = account.disconnected_at is not None
-    keeps_old = overlap > timedelta(0) and not back
+    keeps_old = overlap > timedelta(0) and bool(before) and not back
     account.previous_credentials = vault.seal(portal_id, account_id, before) if keeps_old else None
     account.previous_until = now + overlap if keeps_old else None
     account.credentials = vault.seal(portal_id, account_id, after)
@@ -729,7 +753,7 @@ def rotate(
         db,
         person,
         "account.reconnected" if back else "account.keys_changed",
-        subject=account.label,
+        subject=called(account),
         before=_masked_values(account, {name: before[name] for name in changed if name in before}),
         after={
             **_masked_values(account, {name: after[name] for name in changed if name in after}),
@@ -786,14 +810,14 @@ def change(
             db,
             person,
             "account.changed",
-            subject=label,
+            subject=called(account),
             before={name: now_is[name] for name in changed},
             after={name: wanted[name] for name in changed},
             portal_id=portal_id,
         )
 
 
-def last_change(db: Session, person: Person, portal_id: int, label: str) -> models.Audit | None:
+def last_change(db: Session, person: Person, account: models.Account) -> models.Audit | None:
     """Who changed an account last, among the newest changes of the merchant."""
     row = models.Audit
     newest = (
@@ -806,9 +830,9 @@ def last_change(db: Session, person: Person, portal_id: int, label: str) -> mode
         select(row)
         .where(
             col(row.id).in_(newest),
-            col(row.portal_id) == portal_id,
+            col(row.portal_id) == account.portal_id,
             col(row.what).like("account.%"),
-            col(row.subject) == label,
+            col(row.subject) == called(account),
         )
         .order_by(col(row.id).desc())
         .limit(1)
@@ -860,7 +884,7 @@ def registered(
         account.version += 1
     account.webhook_remote = done.remote_id
     _keep_note(db, account_id, done.note, now)
-    merchants.audit(db, person, "account.webhook_registered", subject=account.label, portal_id=portal_id)
+    merchants.audit(db, person, "account.webhook_registered", subject=called(account), portal_id=portal_id)
 
 
 def _keep_note(db: Session, account_id: int, note: str, now: datetime) -> None:
@@ -931,7 +955,10 @@ async def unregister(settings: Settings, vault: Vault, account: models.Account) 
     """Take away the webhook that we registered; False where it is still there."""
     if account.webhook_remote is None:
         return True
-    gateway = open_gateway(settings, vault, account)
+    try:
+        gateway = open_gateway(settings, vault, account)
+    except VaultError:
+        return False
     try:
         async with asyncio.timeout(PATIENCE_S):
             await gateway.unregister_webhook(account.webhook_remote)
@@ -961,7 +988,7 @@ def disconnect(
         db,
         person,
         "account.disconnected",
-        subject=account.label,
+        subject=called(account),
         before={"processor": facts(account.processor).label},
         after={"cancels handed to you": handed} if handed else None,
         portal_id=portal_id,

@@ -137,6 +137,8 @@ def claim(
         phase="claimed",
         created_at=now,
     )
+    if key in ("cancel_now", "cancel_at_period_end"):
+        outgoing.of_action(db, "subscription.cancel_requested", action, now)
     state = None
     if offer.how in ("keep", "schedule") or (key == "cancel_at_period_end" and offer.how == "calls"):
         _plan_ahead(db, row, action, adapter(account.processor).pauses_until_cancel, now, offer.notice)
@@ -152,8 +154,6 @@ def claim(
         db.flush()
     except IntegrityError as error:
         raise Refused(_("Another change is still being checked.")) from error
-    if key in ("cancel_now", "cancel_at_period_end"):
-        outgoing.of_action(db, "subscription.cancel_requested", action, now)
     if action.closed_at is None and action.phase != "scheduled":
         wait = LEASE if action.phase == "claimed" else timedelta(seconds=1)
         enqueue(db, "read_back", {"action": action.id}, now + wait, f"read_back:{action.id}")

@@ -23,17 +23,23 @@ from portal.gateways.base import Line, OrderRecord, OrderStatus, Snapshot
 from portal.ids import id_text, parse_id
 from portal.money import Money
 from portal.settings import Settings
+from portal.texts import gettext as _
+
+
+def _N(text: str) -> str:
+    return text
+
 
 SCOPES: dict[str, str] = {
-    "sessions:write": "Send customers into the portal, signed in",
-    "customers:read": "Read customers",
-    "orders:read": "Read orders",
-    "orders:write": "Push orders",
-    "subscriptions:read": "Read subscriptions",
-    "payments:read": "Read payments",
-    "requests:read": "Read what customers ask for",
-    "requests:write": "Answer what customers ask for",
-    "events:read": "Read the portal's own events",
+    "sessions:write": _N("Send customers into the portal, signed in"),
+    "customers:read": _N("Read customers"),
+    "orders:read": _N("Read orders"),
+    "orders:write": _N("Push orders"),
+    "subscriptions:read": _N("Read subscriptions"),
+    "payments:read": _N("Read payments"),
+    "requests:read": _N("Read what customers ask for"),
+    "requests:write": _N("Answer what customers ask for"),
+    "events:read": _N("Read the portal's own events"),
 }
 PER_MINUTE = 300
 MOST_KEYS = 50
@@ -145,7 +151,7 @@ def new_key(
         select(func.count()).where(col(row.portal_id) == portal_id, col(row.revoked_at).is_(None))
     ).scalar_one()
     if good >= MOST_KEYS:
-        raise Refused("There are fifty keys. Revoke one that is not used any more.")
+        raise Refused(_("There are fifty keys. Revoke one that is not used any more."))
     prefix = "".join(secrets.choice(_SIGNS) for _ in range(8))
     text = f"pk_{prefix}_{secrets.token_urlsafe(32)}"
     made = row(
@@ -646,10 +652,10 @@ def return_url(text: str, local: bool) -> str:
     """An entry of the list as it is kept: scheme, host and path. Refused, with what is wrong about it."""
     found = _taken_apart(text, local)
     if found is None:
-        raise Refused("Give an address such as https://app.example.com/account.")
+        raise Refused(_("Give an address such as https://app.example.com/account."))
     origin, path, rest = found
     if rest:
-        raise Refused("Leave out what comes after ? or #.")
+        raise Refused(_("Leave out what comes after ? or #."))
     return origin + path
 
 

@@ -40,6 +40,12 @@ def script() -> Asset:
     return _asset("portal", "js", "text/javascript; charset=utf-8", joined)
 
 
+@cache
+def passkey_script() -> Asset:
+    """What asks the browser for a passkey; on the merchant's side only."""
+    return _asset("passkey", "js", "text/javascript; charset=utf-8", (_FOLDER / "passkey.js").read_bytes())
+
+
 @lru_cache(maxsize=1024)
 def stylesheet(brand: tuple[tuple[str, str], ...] = ()) -> Asset:
     """portal.css, ending in the colours of one portal (`brand_css`)."""

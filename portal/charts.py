@@ -12,7 +12,8 @@ from portal.texts import gettext as _
 
 _HIGH, _LOW = 144, 56  # of the plot
 _LABELS = 20  # room under it
-_GUTTERS = ((4, "narrow"), (9, "middling"))  # letters of the longest figure, and the room for it
+_GUTTERS = ((4, "gutter-1"), (9, "gutter-2"))  # letters of the longest figure, and the room for it
+_FEW = 4  # bars that all bear their label
 _SHARE = 0.7  # of its place that a bar takes
 _LEAST = 2  # pixels of a bar that is not nothing
 
@@ -132,25 +133,25 @@ def _bar(bar: Bar, place: int, places: int, top: int, height: int, words: str, r
 def _label(words: str, place: int, places: int, height: int, rtl: bool) -> Markup:
     """Under its bar; the first and the last of many begin and end with the chart, so that they stand inside of it."""
     shown = places - 1 - place if rtl else place
-    few = places <= len(_named(places))
     anchor, across = "middle", (shown + 0.5) * 100 / places
-    if not few and shown == 0:
+    if places > _FEW and shown == 0:
         anchor, across = "start", 0.0
-    if not few and shown == places - 1:
+    if places > _FEW and shown == places - 1:
         anchor, across = "end", 100.0
-    return Markup('<text x="{}%" y="{}" text-anchor="{}">{}</text>').format(
-        _number(across), height + _LABELS - 4, anchor, words
+    kind = "label between" if 0 < shown < places - 1 else "label"  # left out where there is no room
+    return Markup('<text class="{}" x="{}%" y="{}" text-anchor="{}">{}</text>').format(
+        kind, _number(across), height + _LABELS - 4, anchor, words
     )
 
 
 def _named(places: int) -> list[int]:
     """Which bars bear their label: all of a few, else the first, the middle and the last."""
-    return list(range(places)) if places <= 4 else [0, places // 2, places - 1]
+    return list(range(places)) if places <= _FEW else [0, places // 2, places - 1]
 
 
 def _gutter(figures: Sequence[str]) -> str:
     longest = max(map(len, figures))
-    return next((name for letters, name in _GUTTERS if longest <= letters), "wide")
+    return next((name for letters, name in _GUTTERS if longest <= letters), "gutter-3")
 
 
 def _up(value: int, top: int, height: int) -> float:

@@ -186,6 +186,7 @@ def _want_backfill(db: Session, account_id: int) -> None:
     from portal.jobs import enqueue
 
     enqueue(db, "backfill", {"account": account_id}, clock.now(), None)
+    enqueue(db, "check_account", {"account": account_id}, clock.now(), None)
 
 
 def _dump(db: Session) -> dict[str, list[dict[str, Any]]]:

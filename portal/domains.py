@@ -28,7 +28,17 @@ from portal.lookups import Look, Problem, domain, look, proof_name, proof_value
 from portal.settings import LOCAL, Settings
 from portal.texts import gettext as _
 
-__all__ = ["BadName", "Look", "Problem", "claim", "look", "normalized", "release"]
+__all__ = [
+    "BadName",
+    "Look",
+    "Problem",
+    "claim",
+    "look",
+    "normalized",
+    "proof_name",
+    "proof_value",
+    "release",
+]
 
 HELD = ("proved", "lost")  # states in which a name stands in `portal.domain`
 ONCE_IN = timedelta(seconds=10)  # looks asked for by hand
@@ -260,7 +270,7 @@ def claim(db: Session, portal_id: int, name: str, now: datetime) -> models.Domai
         id=new_id(),
         portal_id=portal_id,
         name=name,
-        token=secrets.token_hex(16),
+        token=secrets.token_hex(12),
         created_at=now,
         next_check_at=first,
     )
@@ -294,6 +304,12 @@ def look_soon(db: Session, portal_id: int, now: datetime) -> bool:
     found.next_check_at = now
     _look_at(db, found.id, now)
     return True
+
+
+def current(db: Session, portal_id: int) -> tuple[str, str] | None:
+    """Value and name of what a portal claims or has; None where that is nothing."""
+    found = _claim_of(db, portal_id)
+    return None if found is None or found.state == "released" else (found.token, found.name)
 
 
 def _hold(db: Session, portal_id: int) -> models.Portal:
@@ -529,6 +545,7 @@ class RecordView:
     short: str
     value: str
     is_right: bool
+    is_wrong: bool  # there, and not as it should be
     problem: str | None
 
 
@@ -554,6 +571,15 @@ class DomainView:
     until: datetime | None = None
     is_looking: bool = False
     silent_since: datetime | None = None
+
+    @property
+    def is_claimed(self) -> bool:
+        return self.state in ("pending", "taken", "proved", "lost")
+
+    @property
+    def found(self) -> tuple[str, ...]:
+        """What the last look found wrong, in sentences."""
+        return (*self.problems, *(record.problem for record in self.records if record.problem))
 
     @property
     def refreshes(self) -> bool:
@@ -588,6 +614,7 @@ def of_portal(db: Session, portal_id: int, settings: Settings, now: datetime) ->
             full.removesuffix(registered).rstrip(".") or "@",
             value,
             is_known and record not in said,
+            any(p.record == record and p.code != "missing" for p in problems),
             said.get(record),
         )
         for record, kind, full, value in (

@@ -2,17 +2,32 @@
 they are sent; the link and the code of a sign-in mail are made then too, so that they stand in no table."""
 
 from collections import Counter
-from collections.abc import Container, Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import date, datetime, timedelta
 from email.message import EmailMessage
 from typing import Any
 
 import structlog
+from sqlalchemy import select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
+from sqlmodel import col
 
-from portal import clock, domains, login, merchants, models, render, requests, tally, tenancy
+from portal import (
+    clock,
+    desk,
+    domains,
+    login,
+    mailtexts,
+    merchants,
+    models,
+    people,
+    render,
+    requests,
+    tally,
+    tenancy,
+)
 from portal.db import Database
 from portal.gateways import facts
 from portal.ids import id_text
@@ -20,7 +35,7 @@ from portal.mail import Outcome, compose, send_batch
 from portal.settings import Settings
 from portal.tenancy import PortalView
 from portal.texts import gettext as _
-from portal.texts import locale
+from portal.texts import locale, ngettext
 
 KINDS = frozenset({"mail", "login_mail"})
 log = structlog.get_logger()
@@ -183,10 +198,18 @@ def _letter(db: Session, payload: dict[str, Any], settings: Settings) -> Letter 
         return _payment_failed(db, payload, settings)
     if "request" in payload:
         return _about_request(db, payload, settings)
+    if template == "request_digest":
+        return _digest(db, payload, settings)
+    if template == "join_asked":
+        return _join_asked(db, payload, settings)
+    if template == "joined":
+        return _joined(db, payload, settings)
     if template in ("charged_after_end", "merchant_charged_after_end"):
         return _charged_after_end(db, payload, settings)
     if template == "merchant_notice":
         return _notice(db, payload, settings)
+    if template == "endpoint_off":
+        return _endpoint_off(db, payload, settings)
     if template == "test_mail":
         return _test(db, payload, settings)
     return _about_action(db, payload, settings)
@@ -226,7 +249,7 @@ def _payment_failed(db: Session, payload: dict[str, Any], settings: Settings) ->
 
 def _about_failure(portal: PortalView, customer: models.Customer, payment: models.Payment) -> Letter:
     title = payment.title or portal.name
-    context = {
+    context: dict[str, Any] = {
         "title": title,
         "amount": _money(portal, payment.amount_minor, payment.currency),
         "reason": payment.failure_reason,
@@ -282,7 +305,7 @@ def _about_subscription(
     title = row.title or portal.name
     notice = action.params.get("notice") if action.phase == "scheduled" else None
     ends = row.access_until or row.cancels_at or row.ended_at
-    context = {
+    context: dict[str, Any] = {
         "title": title,
         "label": facts(account.processor).label,
         "reference": action.reference,
@@ -319,7 +342,9 @@ def _about_subscription(
 
 def _charge(portal: PortalView, notice: Mapping[str, Any]) -> str:
     """What is taken each time until a notice has run out."""
-    return _money(portal, notice["minor"], notice["currency"]) or _("an amount that is not known yet")
+    return _money(portal, notice["minor"], notice["currency"]) or _in(
+        portal, _N("an amount that is not known yet")
+    )
 
 
 def _notice_words(portal: PortalView, notice: Mapping[str, Any]) -> str:
@@ -334,14 +359,96 @@ def _notice_words(portal: PortalView, notice: Mapping[str, Any]) -> str:
         "first": zone.day_text(days[0]) if days else "",
     }
     if not notice["ends_on"]:
-        return _("It is asked for with {days} days of notice; the day on which it ends is still to be said.").format(
-            **words
-        )
-    ends = _("With {days} days of notice it ends on {end}.").format(**words)
+        sentences = [_("You have {days} days of notice; on which day it ends then is still to be said.")]
+    else:
+        sentences = [_("With {days} days of notice it ends on {end}.")]
     if len(days) == 1:
-        return f"{ends} {_('Until then one more payment of {amount} is taken, on {first}.').format(**words)}"
-    more = _("Until then {count} more payments of {amount} are taken, the first on {first}.").format(**words)
-    return f"{ends} {more}" if days else ends
+        sentences.append(_("Until then one more payment of {amount} is taken, on {first}."))
+    elif days:
+        sentences.append(_("Until then {count} more payments of {amount} are taken, the first on {first}."))
+    return " ".join(sentences).format(**words)
+
+
+# For the merchant to look at
+
+
+def sample(portal: PortalView, kind: str, processor: str, origin: str, now: datetime) -> Letter:
+    """A mail as an invented customer gets it, made in the same way as the real ones."""
+    customer = models.Customer(
+        portal_id=portal.id, email="ana@example.com", name="Ana Example", created_at=now
+    )
+    about: dict[str, Any] = {"portal_id": portal.id, "account_id": 0, "customer_id": customer.id}
+    seen: dict[str, Any] = {**about, "remote_id": "", "placed_at": now, "as_of": now, "stamps": {}}
+    priced: dict[str, Any] = {"title": "Monthly coffee box", "amount_minor": 2400, "currency": "USD"}
+    account = models.Account(
+        portal_id=portal.id, processor=processor, label="", token="", credentials=b"", created_at=now
+    )
+    if kind == "login":
+        context = {
+            "link": f"{origin}/customers",
+            "code": "K7M2QX",
+            "asked_at": now,
+            "browser": "Firefox on Mac",
+        }
+        subject = _in(portal, _N("Sign in to {shop}"), shop=portal.name)
+        return Letter(portal, "login", customer.email, subject, context, "login", {"shop": portal.name})
+    if kind == "new_device":
+        return _about_browser(portal, customer, {"at": now, "browser": "Firefox on Mac"})
+    if kind in ("payment_failed", "charged_after_end"):
+        payment = models.Payment(**seen, **priced, failure_reason=None)
+        if kind == "payment_failed":
+            return _about_failure(portal, customer, payment)
+        return _of_charge(portal, payment, account, customer, customer.email, to_merchant=False)
+    if kind in ("request_received", "request_answered"):
+        asked = models.Request(
+            **about,
+            subject_id=0,
+            kind="pause",
+            reference="K7M-2QX",
+            what="Monthly coffee box",
+            params={},
+            status="done",
+            history=[],
+            due_at=now + timedelta(days=portal.request_days),
+            created_at=now,
+        )
+        return _of_request(portal, kind, asked, customer, account, customer.email)
+    row = models.Subscription(
+        **seen,
+        **priced,
+        next_on=(now + timedelta(days=14)).date(),
+        cancels_at=now + timedelta(days=14) if kind == "cancelled" else None,
+        method={"kind": "card", "brand": "Visa", "last4": "4242"},
+    )
+    action = models.Action(
+        **about,
+        subscription_id=row.id,
+        capability="cancel_at_period_end",
+        reference="K7M-2QX",
+        params={},
+        phase="confirmed",
+        created_at=now,
+        confirmed_at=now,
+    )
+    return _about_subscription(portal, kind, action, row, account, customer)
+
+
+def _test(db: Session, payload: dict[str, Any], settings: Settings) -> Letter | None:
+    """The sample in the merchant's words, to a person of theirs who asked for it and still belongs to them."""
+    merchant = db.get_one(models.Portal, payload["portal"])
+    member, user = models.Member, models.User
+    to = db.execute(
+        select(col(user.email))
+        .join(member, col(member.user_id) == col(user.id))
+        .where(col(member.merchant_id) == merchant.merchant_id, col(user.id) == payload["user"])
+    ).scalar_one_or_none()
+    if to is None:
+        return None
+    portal = tenancy.portal_by_id(db, merchant.id, settings.base_domain)
+    letter = sample(portal, payload["kind"], payload["processor"], settings.origin(portal.host), clock.now())
+    letter = in_words(letter, payload["subject"], payload["body"])
+    subject = _in(portal, _N("Test: {subject}"), subject=letter.subject)
+    return replace(letter, to=to, subject=subject, kind=None)
 
 
 # What is asked of the merchant
@@ -357,7 +464,7 @@ _WISHES = {
     "change_plan": _N("to change the plan of {what}"),
     "pay_now": _N("for a way to pay what is open for {what}"),
     "refund": _N("to get back a payment for {what}"),
-    "offer": _N("for what you offer in place of cancelling {what}"),
+    "offer": _N("for what is offered in place of cancelling {what}"),
 }
 _TO_MERCHANT = frozenset({"request_new", "request_withdrawn", "request_late"})
 
@@ -372,7 +479,8 @@ def _about_request(db: Session, payload: dict[str, Any], settings: Settings) -> 
     account = db.get_one(models.Account, row.account_id)
     portal = tenancy.portal_by_id(db, row.portal_id, settings.base_domain)
     to = requests.merchants_address(merchant) if template in _TO_MERCHANT else customer.email
-    return _of_request(portal, template, row, customer, account, to)
+    here = f"{settings.origin(settings.admin_host)}{desk.queue_path(row.portal_id)}/{id_text(row.id)}"
+    return _of_request(portal, template, row, customer, account, to, here)
 
 
 def _of_request(
@@ -382,18 +490,19 @@ def _of_request(
     customer: models.Customer,
     account: models.Account,
     to: str,
+    here: str = "",  # its page on the merchant's side
 ) -> Letter:
+    to_merchant = template in _TO_MERCHANT
     token = locale.set(portal.locale)
     try:
         subject, paragraphs = _request_words(row, template, portal, customer, account)
-        see = _("See your requests")
+        see = _("Look at the request") if to_merchant else _("See your requests")
     finally:
         locale.reset(token)
-    to_merchant = template in _TO_MERCHANT
     context = {
         "paragraphs": paragraphs,
         "quote": row.words if to_merchant else row.answer,
-        "link": None if to_merchant else ("/customers/requests", see),
+        "link": (here if to_merchant else "/customers/requests", see),
         "reference": row.reference,
     }
     if to_merchant:
@@ -436,7 +545,8 @@ def _request_words(
                 *([_plain(to_do)] if to_do else []),
                 _("Please answer by {due}. Nothing is shown as done before you, or {label}, say so."),
                 _(
-                    'To answer: portal requests done {reference}, or portal requests decline {reference} --say "…".'
+                    "Answer on its page; or on the command line: portal requests done {reference}, or "
+                    'portal requests decline {reference} --say "…".'
                 ),
             ],
         ),
@@ -471,6 +581,123 @@ def _request_words(
     }
     subject, paragraphs = texts[template]
     return subject.format(**words), [paragraph.format(**words) for paragraph in paragraphs]
+
+
+def _digest(db: Session, payload: dict[str, Any], settings: Settings) -> Letter | None:
+    """What is open this morning, for whoever is asked; nothing where all is answered by now."""
+    merchant = db.get_one(models.Portal, payload["portal"])
+    day, now = date.fromisoformat(payload["day"]), clock.now()
+    found = desk.digest(db, merchant.id, day, merchant.time_zone, now)
+    if found is None:
+        return None
+    portal = tenancy.portal_by_id(db, merchant.id, settings.base_domain)
+    zone = render.formats(portal.locale, portal.time_zone)
+    token = locale.set(portal.locale)
+    try:
+        subject = ngettext("{n} request waits for an answer", "{n} requests wait for an answer", found.open)
+        late = ngettext("{n} is overdue.", "{n} are overdue.", found.overdue)
+        today = ngettext("{n} is due today.", "{n} are due today.", found.today)
+        counts = [(late, found.overdue), (today, found.today)]
+        told = [sentence.format(n=n) for sentence, n in counts if n]
+        line = {
+            True: _("Overdue since {due}: {customer} asks {wish}."),
+            False: _("By {due}: {customer} asks {wish}."),
+        }
+        lines = [
+            line[row.is_late].format(
+                due=zone.day_text(row.due_at),
+                customer=row.email,
+                wish=_(_WISHES[row.kind]).format(what=row.what or portal.name),
+            )
+            for row in found.first
+        ]
+        if found.open > len(lines):
+            more = found.open - len(lines)
+            lines.append(ngettext("And {n} more.", "And {n} more.", more).format(n=more))
+        see = _("See the requests")
+    finally:
+        locale.reset(token)
+    address = f"{settings.origin(settings.admin_host)}{desk.queue_path(merchant.id)}"
+    context = {
+        "paragraphs": [*([" ".join(told)] if told else []), *lines],
+        "quote": None,
+        "link": (address, see),
+        "reference": None,
+    }
+    to = requests.merchants_address(merchant)
+    return Letter(portal, "merchant_note", to, _one_line(subject.format(n=found.open)), context)
+
+
+# A further address of one person
+
+
+def _join_asked(db: Session, payload: dict[str, Any], settings: Settings) -> Letter | None:
+    """To the further address: whoever reads this may say that both are theirs. The link is made here."""
+    found = people.new_link(db, payload["join"], clock.now())
+    if found is None:
+        return None
+    row, secret = found
+    second = db.get_one(models.Customer, row.from_id)
+    into = db.get_one(models.Customer, row.into_id)
+    portal = tenancy.portal_by_id(db, row.portal_id, settings.base_domain)
+    words = {"shop": portal.name, "other": login.masked(into.email)}
+    token = locale.set(portal.locale)
+    try:
+        context = {
+            "paragraphs": [
+                sentence.format(**words)
+                for sentence in (
+                    _(
+                        "{shop} thinks that {other} is yours, too, and would show what belongs to both in one place."
+                    ),
+                    _(
+                        "Only if both are yours, say so within a day. If not, do nothing, and nothing changes."
+                    ),
+                )
+            ],
+            "quote": None,
+            "link": (f"/customers/join/{secret}", _("Look at the question")),
+            "reference": None,
+        }
+    finally:
+        locale.reset(token)
+    subject = _in(portal, _N("Is this address yours, too? {shop} asks"), shop=portal.name)
+    return Letter(portal, "note", second.email, subject, context)
+
+
+def _joined(db: Session, payload: dict[str, Any], settings: Settings) -> Letter | None:
+    """To the person: a further address shows what is theirs from now on, and signs in as them."""
+    row = db.get_one(models.Join, payload["join"])
+    if row.undone_at is not None:
+        return None
+    into = db.get_one(models.Customer, row.into_id)
+    portal = tenancy.portal_by_id(db, row.portal_id, settings.base_domain)
+    words = {
+        "shop": portal.name,
+        "address": db.get_one(models.Customer, row.from_id).email,
+        "support": portal.support_email,
+    }
+    token = locale.set(portal.locale)
+    try:
+        context = {
+            "paragraphs": [
+                sentence.format(**words)
+                for sentence in (
+                    _("{address} was joined with your address at {shop}."),
+                    _("What belongs to it is shown with yours, and whoever signs in with it sees both."),
+                    _(
+                        "Is that address not yours? Write to {support}; {shop} takes it apart again with one click."
+                    ),
+                )
+            ],
+            "quote": None,
+            "link": ("/customers/orders", _("See what is yours")),
+            "reference": None,
+        }
+    finally:
+        locale.reset(token)
+    subject = _in(portal, _N("A further address at {shop}"), shop=portal.name)
+    return Letter(portal, "note", into.email, subject, context)
 
 
 def _plain(text: str) -> str:
@@ -628,7 +855,36 @@ def _about_domain(db: Session, payload: dict[str, Any], settings: Settings) -> L
         "reference": None,
     }
     subject = _one_line(subject.format(**words))
-    return Letter(tenancy.installation(settings), "owner_note", to, subject, context)
+    ours = replace(tenancy.installation(settings), name=portal.name, time_zone=portal.time_zone)
+    return Letter(ours, "owner_note", to, subject, context)
+
+
+def _endpoint_off(db: Session, payload: dict[str, Any], settings: Settings) -> Letter | None:
+    """The merchant's server takes no events any more, and none are sent to it."""
+    row = db.get(models.Endpoint, payload["endpoint"])
+    if row is None or row.disabled_at is None:
+        return None
+    merchant = db.get_one(models.Portal, row.portal_id)
+    portal = tenancy.portal_by_id(db, row.portal_id, settings.base_domain)
+    page = f"{settings.origin(settings.admin_host)}/settings/portals/{id_text(row.portal_id)}/developers"
+    token = locale.set(portal.locale)
+    try:
+        subject = _("Switched off: webhooks to your server")
+        paragraphs = [
+            _("The portal delivers no more events to {url}.").format(url=row.url),
+            row.problem or "",
+            _("When the server takes events again, switch it on under {page}.").format(page=page),
+            _("What was told meanwhile can be fetched by the API for thirty days."),
+        ]
+    finally:
+        locale.reset(token)
+    context = {
+        "paragraphs": [one for one in paragraphs if one],
+        "quote": None,
+        "link": None,
+        "reference": None,
+    }
+    return Letter(portal, "merchant_note", requests.merchants_address(merchant), _one_line(subject), context)
 
 
 def _in(portal: PortalView, text: str, **values: str) -> str:

@@ -777,12 +777,12 @@ def _aim(request: Request) -> str:
     current = urlsplit(request.headers.get("HX-Current-URL", ""))
     if current.path:
         return safe_next(current.path + (f"?{current.query}" if current.query else ""))
-    if request.method not in ("GET", "HEAD") and not _is_page(request):
+    if request.method not in ("GET", "HEAD") and not is_page(request):
         return HOME
     return safe_next(request.url.path + (f"?{request.url.query}" if request.url.query else ""))
 
 
-def _is_page(request: Request) -> bool:
+def is_page(request: Request) -> bool:
     """Whether the address of a POST draws a page when it is only opened."""
     opened = {**request.scope, "method": "GET"}
     return any(route.matches(opened)[0] is Match.FULL for route in request.app.routes)

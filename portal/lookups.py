@@ -86,6 +86,18 @@ async def look(name: str, token: str, target: str, settings: Settings) -> Look:
         await asker.close(tasks)
 
 
+async def texts(name: str, settings: Settings) -> tuple[str, ...] | None:
+    """The TXT values of any name, through CNAMEs, as our resolvers know them; None where nobody answers."""
+    asker, here = _Asker(settings), name
+    with suppress(_Unknown):
+        for _ in range(HOPS):
+            answer = await asker.resolve(here, "TXT")
+            if answer.alias is None:
+                return tuple(_texts(answer))
+            here = answer.alias
+    return None
+
+
 def proof_name(name: str) -> str:
     return f"{PROOF}.{name}"
 

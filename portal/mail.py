@@ -205,7 +205,7 @@ async def send_batch(
 
     One that is refused does not hold up the others. A connection that breaks is opened once more.
     """
-    smtp = _client(settings)
+    smtp = client(settings)
     outcomes: list[Outcome | None] = []
     failed_connections = 0
     try:
@@ -225,13 +225,14 @@ async def send_batch(
                 if not _is_about_the_mail(error):
                     failed_connections += 1
                     smtp.close()
-                    smtp = _client(settings)
+                    smtp = client(settings)
     finally:
         await _goodbye(smtp)
     return outcomes
 
 
-def _client(settings: Settings) -> aiosmtplib.SMTP:
+def client(settings: Settings, timeout: float = TIMEOUT_S) -> aiosmtplib.SMTP:
+    """Not connected yet."""
     return aiosmtplib.SMTP(
         hostname=settings.smtp_host,
         port=settings.smtp_port,
@@ -239,7 +240,7 @@ def _client(settings: Settings) -> aiosmtplib.SMTP:
         password=settings.smtp_password.get_secret_value() or None,
         use_tls=settings.smtp_tls == "tls",
         start_tls=settings.smtp_tls == "starttls",
-        timeout=TIMEOUT_S,
+        timeout=timeout,
     )
 
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from unicodedata import category
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -71,7 +72,9 @@ KINDS: dict[str, Kind] = {
         Kind(
             "cancelled",
             _N("Cancelled"),
-            _N("When a cancellation is confirmed, or booked. Ours says until when it is paid and who confirmed it."),
+            _N(
+                "When a cancellation is confirmed, or booked. Ours says until when it is paid and who confirmed it."
+            ),
             _N("Your {title} is cancelled"),
             _CONFIRMED,
             date=_N("the day until which it is paid"),
@@ -261,14 +264,12 @@ def one_line(text: str) -> str:
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
-_NAME = re.compile(r"[^\W\d_](?:[^\W_]|['’. -]){0,58}")
-
-
 def name_of(text: str | None) -> str | None:
     """A customer's name where it reads like one. Whoever buys with a stranger's address chooses the name that a mail
     would say to them."""
     found = one_line(text or "")
-    return found if _NAME.fullmatch(found) and not re.search(r"\.\S", found) else None
+    letters = all(category(c)[0] in "LM" or c in " .-'’" for c in found)
+    return found if found and letters and len(found) <= 60 and not re.search(r"\.\S", found) else None
 
 
 # Kept

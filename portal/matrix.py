@@ -544,7 +544,10 @@ def _differences(
                 found.setdefault((key, before.get(key), after.get(key)), []).append(case)
     for (key, was, becomes), ones in found.items():
         by_condition: dict[str, list[str]] = {}
+        usual = {case.state for case in ones if not case.condition}
         for case in ones:
+            if case.condition and case.state in usual:
+                continue  # it is so in every case
             states = by_condition.setdefault(case.condition, [])
             if case.state not in states:
                 states.append(case.state)

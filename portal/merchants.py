@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from typing import Any, Literal
 from urllib.parse import quote
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import case, delete, func, select, update
 from sqlalchemy.orm import Session
 from sqlmodel import col
 from starlette.exceptions import HTTPException
@@ -116,18 +116,23 @@ def sign_in(
         user = begin(db, email, None, email.rpartition("@")[2], now)
     if user is None:
         return None
-    merchant_id = db.execute(
-        select(col(models.Member.merchant_id))
-        .where(col(models.Member.user_id) == user.id)
-        .order_by(col(models.Member.created_at).desc(), col(models.Member.id).desc())
-        .limit(1)
-    ).scalar_one_or_none()
+    merchant_id = newest_merchant(db, user.id)
     if merchant_id is None:
         return None
     if old_session:
         end_by_cookie(db, old_session)
     audit_by(db, merchant_id, user, "signed_in", network=network, browser=login.browser_words(agent), now=now)
     return open_session(db, user.id, merchant_id, agent, network, now)
+
+
+def newest_merchant(db: Session, user_id: int) -> int | None:
+    """The merchant that somebody joined last; None where they belong to none."""
+    return db.execute(
+        select(col(models.Member.merchant_id))
+        .where(col(models.Member.user_id) == user_id)
+        .order_by(col(models.Member.created_at).desc(), col(models.Member.id).desc())
+        .limit(1)
+    ).scalar_one_or_none()
 
 
 def begin(db: Session, email: str, name: str | None, merchant: str, now: datetime) -> models.User:
@@ -437,12 +442,8 @@ def take_invitation(
         raise Refused(_("Somebody signs in here with this address already. Use another one, or sign in."))
     if spent.merchant_id is None:
         user = begin(db, address, name, merchant, now)
-        merchant_id = db.execute(
-            select(col(models.Member.merchant_id))
-            .where(col(models.Member.user_id) == user.id)
-            .order_by(col(models.Member.created_at).desc(), col(models.Member.id).desc())
-            .limit(1)
-        ).scalar_one()
+        merchant_id = newest_merchant(db, user.id)
+        assert merchant_id is not None
     else:
         user, merchant_id = _user(db, address, name, now), spent.merchant_id
         if not _is_member(db, merchant_id, address):
@@ -705,7 +706,14 @@ def portals(db: Session, merchant_id: int) -> list[PortalRow]:
     customers = select(func.count()).where(col(models.Customer.portal_id) == col(row.id)).scalar_subquery()
     found = db.execute(
         select(
-            col(row.id), col(row.name), col(row.slug), col(row.domain), col(row.enabled), accounts, customers
+            col(row.id),
+            col(row.name),
+            col(row.slug),
+            # One whose proof is lost is in no link any more.
+            case((col(row.domain_until).is_(None), col(row.domain))),
+            col(row.enabled),
+            accounts,
+            customers,
         )
         .where(col(row.merchant_id) == merchant_id)
         .order_by(col(row.id))
@@ -815,7 +823,7 @@ def aim(request: Request) -> str:
     current = request.headers.get("HX-Current-URL", "").partition("://")[2]
     if current:
         return safe_next("/" + current.partition("/")[2])
-    if request.method not in ("GET", "HEAD"):
+    if request.method not in ("GET", "HEAD") and not login.is_page(request):
         return HOME
     return safe_next(request.url.path + (f"?{request.url.query}" if request.url.query else ""))
 

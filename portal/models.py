@@ -529,15 +529,14 @@ class _Mirrored(SQLModel):
     placed_at: datetime = _moment(nullable=False)  # created_at, else when we first heard of it
     as_of: datetime = _moment(nullable=False)
     stamps: dict[str, int] = _json()
-    said_at: datetime | None = (
-        _moment()
-    )  # when the merchant said whose it is, or to leave it alone: `Assignment`
+    said_id: int | None = _big()  # of the assignment: the merchant said whose it is, or to leave it alone
 
 
 def _nobodys(table: str, more: str = "") -> Index:
     """Records of nobody, of which the merchant has not said anything yet."""
-    where = f"customer_id IS NULL AND said_at IS NULL{more}"
-    return _only(f"ix_{table}_nobodys", "portal_id", "customer_id", "placed_at", "id", where=where)
+    # In one: for `customer_id IS NULL` alone a planner would take the index of customers' lists, ignored ones and all.
+    where = f"coalesce(customer_id, said_id) IS NULL{more}"
+    return _only(f"ix_{table}_nobodys", "portal_id", "placed_at", "id", where=where)
 
 
 def _mirror(*more: Any, own_customer: bool = True) -> tuple[Any, ...]:

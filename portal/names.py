@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 from sqlmodel import col
 
 from portal import models
+from portal.db import Database
 
 LONGEST = 120  # bytes of a key
 WORDS = 6  # of a name, from which on it is found
@@ -38,6 +39,12 @@ def write(db: Session, portal_id: int, customer_id: int, email: str, name: str |
     db.execute(delete(models.CustomerKey).where(col(models.CustomerKey.customer_id) == customer_id))
     rows = [{"portal_id": portal_id, "key": key, "customer_id": customer_id} for key in keys_of(email, name)]
     db.execute(insert(_key), rows)
+
+
+async def sweep(database: Database) -> None:
+    """Write the keys of all who have none: of everybody once, where there were none before."""
+    while await database.write(write_missing) == BATCH:
+        pass
 
 
 def write_missing(db: Session) -> int:

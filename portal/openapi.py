@@ -1,6 +1,6 @@
 """The API's own description, made from the operations as they are served and from the models they read and write."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +8,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from portal.api import PER_MINUTE, PROBLEMS, SCOPES, ProblemShape
+from portal.outgoing import TYPES
 
 BASE = "/api/v1"
 VERSION = "1.0"
@@ -161,3 +162,40 @@ def _own_operation() -> dict[str, Any]:
             "500": _problem("fault"),
         },
     }
+
+
+# The tables of docs/api.md
+
+
+def tables(operations: Sequence[Operation]) -> dict[str, str]:
+    """What docs/api.md lists, by the name of its place there."""
+    found = {
+        "scopes": _table("scope", "what it may do", ((f"`{one}`", words) for one, words in SCOPES.items())),
+        "operations": _table(
+            "call",
+            "scope",
+            (
+                (
+                    f"`{one.method} {BASE}{one.path}`",
+                    f"`{one.scope}`" if one.scope else "any key",
+                    one.summary,
+                )
+                for one in operations
+            ),
+            "",
+        ),
+        "problems": _table(
+            "code",
+            "status",
+            ((f"`{code}`", str(status), title) for code, (status, title) in PROBLEMS.items()),
+            "",
+        ),
+        "events": _table("type", "when it is told", ((f"`{kind}`", words) for kind, words in TYPES.items())),
+    }
+    return found
+
+
+def _table(first: str, second: str, rows: Iterable[tuple[str, ...]], *more: str) -> str:
+    heads = (first, second, *more)
+    lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])

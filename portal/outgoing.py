@@ -23,27 +23,37 @@ from portal.gateways.http import breaker
 from portal.ids import id_text
 from portal.jobs import enqueue
 from portal.settings import Settings
+from portal.texts import gettext as _
 from portal.vault import Vault
+
+
+def _N(text: str) -> str:
+    return text
+
 
 # Every type, and when it is told.
 TYPES: dict[str, str] = {
-    "customer.signed_in": "A customer has signed in.",
-    "subscription.cancel_requested": "A customer wants to cancel. Nothing has happened yet.",
-    "subscription.cancelled": "A cancellation is confirmed: at once, or for the day in `cancels_at` or `access_until`.",
-    "subscription.cancel_undone": "A cancellation is taken back.",
-    "subscription.paused": "A subscription is paused.",
-    "subscription.resumed": "A paused subscription goes on.",
-    "subscription.plan_changed": "A customer has changed to another plan.",
-    "subscription.payment_skipped": "The next payment is left out.",
-    "payment_method.updated": "The processor shows a new payment method.",
-    "payment.failed": "A payment has failed.",
-    "payment.charged_after_end": "A payment was taken after its subscription had ended.",
-    "request.created": "A customer asks you to do something.",
-    "request.answered": "A request is done or declined.",
-    "request.withdrawn": "A customer has taken a request back.",
-    "request.late": "The day by which you answer has come.",
-    "action.failed": "What a customer wanted did not go through, and was given back.",
-    "action.not_confirmed": "The processor has not confirmed something in time. It is still being checked.",
+    "customer.signed_in": _N("A customer has signed in."),
+    "subscription.cancel_requested": _N("A customer wants to cancel. Nothing has happened yet."),
+    "subscription.cancelled": _N(
+        "A cancellation is confirmed: at once, or for the day in `cancels_at` or `access_until`."
+    ),
+    "subscription.cancel_undone": _N("A cancellation is taken back."),
+    "subscription.paused": _N("A subscription is paused."),
+    "subscription.resumed": _N("A paused subscription goes on."),
+    "subscription.plan_changed": _N("A customer has changed to another plan."),
+    "subscription.payment_skipped": _N("The next payment is left out."),
+    "payment_method.updated": _N("The processor shows a new payment method."),
+    "payment.failed": _N("A payment has failed."),
+    "payment.charged_after_end": _N("A payment was taken after its subscription had ended."),
+    "request.created": _N("A customer asks you to do something."),
+    "request.answered": _N("A request is done or declined."),
+    "request.withdrawn": _N("A customer has taken a request back."),
+    "request.late": _N("The day by which you answer has come."),
+    "action.failed": _N("What a customer wanted did not go through, and was given back."),
+    "action.not_confirmed": _N(
+        "The processor has not confirmed something in time. It is still being checked."
+    ),
 }
 TEST = "portal.test"
 # Seconds until the next try, as Standard Webhooks suggests: ten tries in a little over three days.
@@ -185,9 +195,9 @@ def add_endpoint(
     )  # so that nobody adds an eleventh beside us
     others = endpoints(db, held.id)
     if len(others) >= MOST_ENDPOINTS:
-        raise Refused("There are ten endpoints. Remove one first.")
+        raise Refused(_("There are ten endpoints. Remove one first."))
     if any(one.url == url for one in others):
-        raise Refused("This address is on the list already.")
+        raise Refused(_("This address is on the list already."))
     secret = new_secret()
     row = models.Endpoint(portal_id=portal_id, url=url, secret=b"", events=_known(events), created_at=now)
     row.secret = _sealed(vault, row, secret)
@@ -203,7 +213,7 @@ def change_endpoint(
     _fit(url, private)
     row = _held(db, portal_id, endpoint_id)
     if any(one.url == url and one.id != row.id for one in endpoints(db, portal_id)):
-        raise Refused("This address is on the list already.")
+        raise Refused(_("This address is on the list already."))
     row.url, row.events = url, _known(events)
     return row
 
@@ -256,7 +266,7 @@ def send_test(db: Session, portal_id: int, endpoint_id: int, now: datetime) -> i
     """An event that tells nothing, to one endpoint alone; the id of its delivery. LookupError, or Refused."""
     row = _held(db, portal_id, endpoint_id)
     if row.disabled_at is not None:
-        raise Refused("Switch the endpoint on first.")
+        raise Refused(_("Switch the endpoint on first."))
     return _deliver_to(db, row, _write(db, portal_id, TEST, shapes.About(), now, None), now)
 
 
@@ -355,7 +365,7 @@ def resend(db: Session, portal_id: int, endpoint_id: int, delivery_id: int, now:
     """Deliver once more, now and only once, whatever came of it before. LookupError, or Refused."""
     endpoint = _held(db, portal_id, endpoint_id)
     if endpoint.disabled_at is not None:
-        raise Refused("Switch the endpoint on first.")
+        raise Refused(_("Switch the endpoint on first."))
     if delivery(db, portal_id, endpoint_id, delivery_id) is None:
         raise LookupError(delivery_id)
     enqueue(db, "deliver", {"delivery": delivery_id, "again": True}, now, None)

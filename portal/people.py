@@ -67,11 +67,7 @@ def _columns(kind: str) -> list[Any]:
 def _of_nobody(kind: str) -> tuple[Select[Any], Select[Any]]:
     """The first page of a kind, and the pages after a cursor."""
     table: Any = sync.KINDS[kind].__table__  # type: ignore[attr-defined]
-    wanted = [
-        table.c.portal_id == bindparam("portal"),
-        table.c.customer_id.is_(None),
-        table.c.said_at.is_(None),
-    ]
+    wanted = [table.c.portal_id == bindparam("portal"), _is_nobodys(table)]
     if kind == "invoice":  # what hangs on something else is shown with it
         links = (table.c.payment_remote, table.c.subscription_remote, table.c.order_remote)
         wanted += [link.is_(None) for link in links]
@@ -79,6 +75,11 @@ def _of_nobody(kind: str) -> tuple[Select[Any], Select[Any]]:
     listed = select(*_columns(kind)).where(*wanted).order_by(*newest_first).limit(PAGE + 1)
     last = tuple_(bindparam("placed_at", type_=models.Moment()), bindparam("id", type_=BigInteger()))
     return listed, listed.where(tuple_(table.c.placed_at, table.c.id) < last)
+
+
+def _is_nobodys(table: Any) -> Any:
+    """As the index has it."""
+    return func.coalesce(table.c.customer_id, table.c.said_id).is_(None)
 
 
 OF_NOBODY = {kind: _of_nobody(kind) for kind in sync.KINDS}
@@ -138,11 +139,21 @@ def record(db: Session, portal_id: int, kind: str, record_id: int) -> Record | N
         select(*_columns(kind)).where(
             table.c.id == record_id,
             table.c.portal_id == portal_id,
-            table.c.customer_id.is_(None),
-            table.c.said_at.is_(None),
+            _is_nobodys(table),
         )
     ).one_or_none()
     return _records(db, portal_id, [(kind, found)])[0] if found else None
+
+
+def whose(db: Session, portal_id: int, kind: str, record_id: int) -> tuple[int | None, bool] | None:
+    """Of a record the customer, if it has one, and whether the merchant said so; None where there is no such record."""
+    table: Any = sync.KINDS[kind].__table__  # type: ignore[attr-defined]
+    found = db.execute(
+        select(table.c.customer_id, table.c.said_id).where(
+            table.c.id == record_id, table.c.portal_id == portal_id
+        )
+    ).one_or_none()
+    return (found.customer_id, found.said_id is not None) if found else None
 
 
 def assign(
@@ -199,7 +210,7 @@ def _unsaid(
     if row.customer_id is not None:
         whose = db.get_one(models.Customer, row.customer_id).email
         raise Refused(_("This belongs to {email} by now.").format(email=whose))
-    if row.said_at is not None:
+    if row.said_id is not None:
         raise Refused(_("Somebody has said by now to leave this alone. Undo that first."))
     return row, db.get_one(models.Account, row.account_id)
 
@@ -213,18 +224,18 @@ def _say(
     customer_id: int | None,
     now: datetime,
 ) -> None:
-    db.add(
-        models.Assignment(
-            portal_id=row.portal_id,
-            account_id=row.account_id,
-            kind=kind,
-            remote_id=row.remote_id,
-            customer_id=customer_id,
-            by=person.user_id,
-            at=now,
-        )
+    word = models.Assignment(
+        portal_id=row.portal_id,
+        account_id=row.account_id,
+        kind=kind,
+        remote_id=row.remote_id,
+        customer_id=customer_id,
+        by=person.user_id,
+        at=now,
     )
-    row.said_at = now
+    db.add(word)
+    db.flush()
+    row.said_id = word.id
     db.flush()
     sync.settle(db, account, row)
 
@@ -332,7 +343,7 @@ def take_back(db: Session, person: Person, portal_id: int, assignment_id: int) -
     )
     db.delete(one)
     if row is not None:
-        row.said_at = None
+        row.said_id = None
         db.flush()
         sync.settle(db, db.get_one(models.Account, row.account_id), row)
 

@@ -310,7 +310,7 @@ def order(db: Session, portal_id: int, customer_id: int, order_id: int) -> Order
     lines = tuple(_line(line) for line in row.lines or ())
     timeline = [
         Entry(row.placed_at, "placed", row.amount_minor, row.currency),
-        *(entry for payment in payments for entry in _told(payment)),
+        *(entry for payment in payments for entry in entries_of(payment)),
         *(Entry(one.placed_at, "invoice", detail=one.number) for one in invoices if one.status != "draft"),
         *_documents(db, portal_id, [payment.id for payment in payments]),
         *_wishes(db, portal_id, customer_id, row.account_id, row.subscription_remote, row.placed_at),
@@ -360,7 +360,7 @@ def _totals(
     return tuple(sums)
 
 
-def _told(payment: PaymentRow) -> list[Entry]:
+def entries_of(payment: PaymentRow) -> list[Entry]:
     told = []
     if payment.status in DOCUMENTED:
         told.append(

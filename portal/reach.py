@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import httpx2 as httpx
 
 from portal.gateways.http import retry_after
+from portal.texts import gettext as _
 
 TOTAL_S = 10.0
 MOST = 64 * 1024  # of an answer; what comes after is not read
@@ -85,30 +86,28 @@ def target(url: str, private: bool = False) -> Target:
     `private` is for development: plain http, and hosts of one's own network.
     """
     if len(url) > LONGEST or not _SAFE.fullmatch(url) or "\\" in url:
-        raise Refused(
-            "Give an address of at most 500 plain characters, such as https://app.example.com/hooks."
-        )
+        raise Refused(_("Give an address of at most 500 plain characters, such as https://app.example.com/hooks."))
     try:
         parts = urlsplit(url)
         port = parts.port
         host = (parts.hostname or "").rstrip(".")
     except ValueError as error:
-        raise Refused("This is no address.") from error
+        raise Refused(_("This is no address.")) from error
     schemes = ("https", "http") if private else ("https",)
     if parts.scheme not in schemes:
-        raise Refused("The address has to begin with https://.")
+        raise Refused(_("The address has to begin with https://."))
     if parts.username is not None or parts.password is not None:
-        raise Refused("Leave name and password out of the address; each delivery is signed.")
+        raise Refused(_("Leave name and password out of the address; each delivery is signed."))
     if "#" in url:
-        raise Refused("Leave out what comes after #.")
-    if not (_HOST.fullmatch(host) or _literal(host)):
-        raise Refused("This is no name of a host. Write it in its ASCII form.")
+        raise Refused(_("Leave out what comes after #."))
+    if not (_literal(host) if "[" in parts.netloc else _HOST.fullmatch(host)):
+        raise Refused(_("This is no name of a host. Write it in its ASCII form."))
     port = port if port is not None else (443 if parts.scheme == "https" else 80)
     if not private and port != 443 and port < 1024:
-        raise Refused("Of the ports below 1024, only 443 is called.")
+        raise Refused(_("Of the ports below 1024, only 443 is called."))
     found = _literal(host)
     if found is not None and not private and not is_public(found):
-        raise Refused("This address is not in the public net.")
+        raise Refused(_("This address is not in the public net."))
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     return Target(parts.scheme, host, port, path)
 
@@ -148,7 +147,7 @@ async def _looked_up(aim: Target, private: bool) -> str:
     found = _literal(aim.host)
     addresses = [found] if found is not None else await _addresses(aim.host, aim.port)
     if not private and not all(is_public(one) for one in addresses):
-        raise Refused("Its name leads to an address that is not in the public net.")
+        raise Refused(_("Its name leads to an address that is not in the public net."))
     return str(addresses[0])
 
 

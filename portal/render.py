@@ -145,6 +145,7 @@ def environment(locale: str) -> Environment:
         script=assets.script,
         stylesheet=assets.stylesheet,
         admin_stylesheet=assets.admin_stylesheet,
+        passkey_script=assets.passkey_script,
         login_style=assets.login_style,
         direction="rtl" if locale.split("-")[0] in _RTL else "ltr",
         locale=locale,

@@ -90,15 +90,25 @@ def withdraw(db: Session, portal_id: int, customer_id: int, request_id: int, now
 
 
 def answer(
-    db: Session, portal_id: int, reference: str, status: str, sentence: str | None, who: str, now: datetime
+    db: Session,
+    portal_id: int,
+    reference: str,
+    status: str,
+    sentence: str | None,
+    who: str,
+    now: datetime,
+    by: str | None = None,
 ) -> models.Request:
-    """The merchant answers: `done` or `declined`, the latter with a sentence. LookupError, NotOpen, ValueError."""
+    """The merchant answers: `done` or `declined`, the latter with a sentence. LookupError, NotOpen, ValueError.
+
+    `by` is the person of the merchant who does; customers are not told.
+    """
     if status not in ANSWERS:
         raise ValueError(f"a request is answered with {' or '.join(ANSWERS)}")
     if status == "declined" and not (sentence or "").strip():
         raise ValueError("to decline takes a sentence that the customer will read")
     found = by_reference(db, portal_id, reference, lock=True)
-    _close(db, found, status, who, (sentence or "").strip() or None, now)
+    _close(db, found, status, who, (sentence or "").strip() or None, now, by)
     outgoing.of_request(db, "request.answered", found, now)
     _mail(db, found, "request_answered", now)
     return found
@@ -123,12 +133,18 @@ def shown_by_processor(db: Session, found: models.Request, label: str, now: date
 
 
 def _close(
-    db: Session, found: models.Request, status: str, who: str, sentence: str | None, now: datetime
+    db: Session,
+    found: models.Request,
+    status: str,
+    who: str,
+    sentence: str | None,
+    now: datetime,
+    by: str | None = None,
 ) -> None:
     if found.closed_at is not None:
         raise NotOpen(f"{found.reference} is {found.status} already")
     found.status, found.answer, found.closed_at = status, sentence, now
-    found.history = [*found.history, _entry(now, who, status, sentence)]
+    found.history = [*found.history, _entry(now, who, status, sentence) | ({"by": by} if by else {})]
     db.flush()
 
 

@@ -1,5 +1,5 @@
-"""Every address, in groups. PUBLIC and CUSTOMER are all under /customers on a portal's host, MERCHANT answers on its own
-host alone, MACHINE reads no Host."""
+"""Every address, in groups. PUBLIC and CUSTOMER are all under /customers on a portal's host, MERCHANT answers on its
+own host alone, MACHINE reads no Host."""
 
 from starlette.convertors import Convertor, register_url_convertor
 from starlette.routing import BaseRoute, Route
@@ -26,6 +26,12 @@ register_url_convertor("id", IdConvertor())
 
 _PROCESSORS = "/settings/portals/{portal_id:id}/processors"
 _ACCOUNT = f"{_PROCESSORS}/{{account_id:id}}"
+_DEVELOPERS = "/settings/portals/{portal_id:id}/developers"
+_ENDPOINT = f"{_DEVELOPERS}/endpoints/{{endpoint_id:id}}"
+_REQUESTS = "/settings/portals/{portal_id:id}/requests"
+_CUSTOMERS = "/settings/portals/{portal_id:id}/customers"
+_CUSTOMER = f"{_CUSTOMERS}/{{customer_id:id}}"
+_EVENTS = "/settings/portals/{portal_id:id}/events"
 
 
 def routes() -> list[BaseRoute]:
@@ -36,7 +42,9 @@ def routes() -> list[BaseRoute]:
         entry,
         health,
         help,
+        internal,
         invoices,
+        join,
         login,
         orders,
         payments,
@@ -47,7 +55,24 @@ def routes() -> list[BaseRoute]:
         viewing,
         webhooks,
     )
-    from portal.views.settings import door, people, policy, portals, security
+    from portal.views.settings import (
+        customers,
+        developers,
+        doctor,
+        domain,
+        door,
+        events,
+        keys,
+        mails,
+        overview,
+        people,
+        policy,
+        portals,
+        processor,
+        processors,
+        security,
+    )
+    from portal.views.settings import requests as desk
 
     public = [
         Route("/", login.root, name="root"),
@@ -140,6 +165,8 @@ def routes() -> list[BaseRoute]:
         Route("/sign-in/link/{token}", door.redeem_link, methods=["POST"], name="merchant_redeem_link"),
         Route("/sign-in/second", door.second, name="second"),
         Route("/sign-in/second", door.give_second, methods=["POST"], name="give_second"),
+        Route("/sign-in/passkey/ask", keys.ask, methods=["POST"], name="ask_passkey"),
+        Route("/sign-in/passkey", keys.show, methods=["POST"], name="show_passkey"),
         Route("/sign-out", door.sign_out, methods=["POST"], name="merchant_sign_out"),
         Route("/setup/{token}", door.setup, methods=["GET", "HEAD"], name="setup"),
         Route("/setup/{token}", door.take, methods=["POST"], name="take_setup"),
@@ -166,6 +193,14 @@ def routes() -> list[BaseRoute]:
         Route("/settings/security/app", security.begin_app, methods=["POST"], name="begin_app"),
         Route("/settings/security/app/confirm", security.confirm_app, methods=["POST"], name="confirm_app"),
         Route("/settings/security/app/remove", security.remove_app, methods=["POST"], name="remove_app"),
+        Route("/settings/security/passkeys/begin", keys.begin, methods=["POST"], name="begin_passkey"),
+        Route("/settings/security/passkeys", keys.finish, methods=["POST"], name="add_passkey"),
+        Route(
+            "/settings/security/passkeys/{key_id:id}/remove",
+            keys.remove,
+            methods=["POST"],
+            name="remove_passkey",
+        ),
         Route("/settings/security/codes", security.new_codes, methods=["POST"], name="new_codes"),
         Route(
             "/settings/security/sessions/{session_id:id}/end",
@@ -174,6 +209,10 @@ def routes() -> list[BaseRoute]:
             name="end_merchant_session",
         ),
         Route("/settings/security/sessions/end", security.end_others, methods=["POST"], name="end_others"),
+        Route("/settings/doctor", doctor.show, name="doctor"),
+        Route("/settings/doctor/keys", doctor.check_keys, methods=["POST"], name="doctor_keys"),
+        Route("/settings/doctor/mail", doctor.send_mail, methods=["POST"], name="doctor_mail"),
+        Route("/settings/doctor/{area}", doctor.area, name="doctor_area"),
         Route("/settings/brand/{colour}.css", portals.brand_css, name="brand_css"),
         # Settings > Customer Portal
         Route("/settings/portals/new", portals.new, name="new_portal"),
@@ -190,6 +229,27 @@ def routes() -> list[BaseRoute]:
         ),
         Route("/settings/portals/{portal_id:id}/logo/{sha}.png", static.logo_of_site, name="site_logo"),
         Route("/settings/portals/{portal_id:id}/switch", portals.switch, methods=["POST"], name="switch"),
+        # Overview
+        Route("/settings/portals/{portal_id:id}/overview", overview.show, name="overview"),
+        Route("/settings/portals/{portal_id:id}/overview.csv", overview.download, name="overview_csv"),
+        # Domain
+        Route("/settings/portals/{portal_id:id}/domain", domain.show, name="domain"),
+        Route("/settings/portals/{portal_id:id}/domain/state", domain.state, name="domain_state"),
+        Route("/settings/portals/{portal_id:id}/domain/look", domain.look, methods=["POST"], name="look_now"),
+        Route("/settings/portals/{portal_id:id}/domain/name", domain.name, name="domain_name"),
+        Route(
+            "/settings/portals/{portal_id:id}/domain/name",
+            domain.claim,
+            methods=["POST"],
+            name="claim_domain",
+        ),
+        Route("/settings/portals/{portal_id:id}/domain/release", domain.ask_release, name="ask_release"),
+        Route(
+            "/settings/portals/{portal_id:id}/domain/release",
+            domain.release,
+            methods=["POST"],
+            name="release_domain",
+        ),
         Route(
             "/settings/portals/{portal_id:id}/customers/{customer_id:id}/view",
             portals.view_as,
@@ -227,27 +287,63 @@ def routes() -> list[BaseRoute]:
     ]
     merchant += [
         # Processors and the matrix
-        Route(f"{_PROCESSORS}", processors.index, name="processors"),
+        Route(_PROCESSORS, processors.index, name="processors"),
         Route(f"{_PROCESSORS}/matrix", processors.show_matrix, name="matrix"),
         Route(f"{_PROCESSORS}/new/{{processor}}", processors.new, name="new_account"),
-        Route(f"{_PROCESSORS}/new/{{processor}}", processors.connect, methods=["POST"], name="connect_account"),
-        Route(f"{_ACCOUNT}", processors.show, name="account"),
-        Route(f"{_ACCOUNT}", processors.change, methods=["POST"], name="change_account"),
-        Route(f"{_ACCOUNT}/check", processors.check, methods=["POST"], name="check_account"),
-        Route(f"{_ACCOUNT}/webhook", processors.register, methods=["POST"], name="register_webhook"),
-        Route(f"{_ACCOUNT}/test-event", processors.test_event, methods=["POST"], name="test_event"),
-        Route(f"{_ACCOUNT}/events", processors.events, name="account_events"),
-        Route(f"{_ACCOUNT}/keys", processors.keys, name="account_keys"),
-        Route(f"{_ACCOUNT}/keys", processors.rotate, methods=["POST"], name="rotate_keys"),
-        Route(f"{_ACCOUNT}/disconnect", processors.ask_disconnect, name="ask_disconnect"),
-        Route(f"{_ACCOUNT}/disconnect", processors.disconnect, methods=["POST"], name="disconnect"),
+        Route(
+            f"{_PROCESSORS}/new/{{processor}}", processors.connect, methods=["POST"], name="connect_account"
+        ),
+        Route(_ACCOUNT, processor.show, name="account"),
+        Route(_ACCOUNT, processor.change, methods=["POST"], name="change_account"),
+        Route(f"{_ACCOUNT}/check", processor.check, methods=["POST"], name="check_account"),
+        Route(f"{_ACCOUNT}/webhook", processor.register, methods=["POST"], name="register_webhook"),
+        Route(f"{_ACCOUNT}/test-event", processor.test_event, methods=["POST"], name="test_event"),
+        Route(f"{_ACCOUNT}/events", processor.events, name="account_events"),
+        Route(f"{_ACCOUNT}/keys", processor.keys, name="account_keys"),
+        Route(f"{_ACCOUNT}/keys", processor.rotate, methods=["POST"], name="rotate_keys"),
+        Route(f"{_ACCOUNT}/disconnect", processor.ask_disconnect, name="ask_disconnect"),
+        Route(f"{_ACCOUNT}/disconnect", processor.disconnect, methods=["POST"], name="disconnect"),
     ]
     merchant += [
+        # Developers
+        Route(_DEVELOPERS, developers.index, name="developers"),
+        Route(
+            f"{_DEVELOPERS}/return-urls", developers.change_return_urls, methods=["POST"], name="return_urls"
+        ),
+        Route(f"{_DEVELOPERS}/keys/new", developers.new_key, name="new_key"),
+        Route(f"{_DEVELOPERS}/keys/new", developers.make_key, methods=["POST"], name="make_key"),
+        Route(f"{_DEVELOPERS}/keys/{{key_id:id}}/revoke", developers.ask_revoke, name="ask_revoke"),
+        Route(
+            f"{_DEVELOPERS}/keys/{{key_id:id}}/revoke", developers.revoke, methods=["POST"], name="revoke_key"
+        ),
+        Route(f"{_DEVELOPERS}/endpoints/new", developers.new_endpoint, name="new_endpoint"),
+        Route(f"{_DEVELOPERS}/endpoints/new", developers.add_endpoint, methods=["POST"], name="add_endpoint"),
+        Route(_ENDPOINT, developers.endpoint, name="endpoint"),
+        Route(_ENDPOINT, developers.change_endpoint, methods=["POST"], name="change_endpoint"),
+        Route(f"{_ENDPOINT}/deliveries", developers.deliveries, name="deliveries"),
+        Route(f"{_ENDPOINT}/rotate", developers.rotate, methods=["POST"], name="rotate_secret"),
+        Route(f"{_ENDPOINT}/switch", developers.switch, methods=["POST"], name="switch_endpoint"),
+        Route(f"{_ENDPOINT}/test", developers.send_test, methods=["POST"], name="test_endpoint"),
+        Route(f"{_ENDPOINT}/remove", developers.ask_remove, name="ask_remove_endpoint"),
+        Route(f"{_ENDPOINT}/remove", developers.remove, methods=["POST"], name="remove_endpoint"),
+        Route(f"{_ENDPOINT}/deliveries/{{delivery_id:id}}", developers.delivery, name="delivery"),
+        Route(
+            f"{_ENDPOINT}/deliveries/{{delivery_id:id}}/resend",
+            developers.resend,
+            methods=["POST"],
+            name="resend_delivery",
+        ),
         # Policy, plans, privacy
         Route("/settings/portals/{portal_id:id}/policy", policy.show, name="policy"),
-        Route("/settings/portals/{portal_id:id}/policy", policy.change, methods=["POST"], name="change_policy"),
+        Route(
+            "/settings/portals/{portal_id:id}/policy", policy.change, methods=["POST"], name="change_policy"
+        ),
         Route("/settings/portals/{portal_id:id}/plans", policy.list_plans, name="plans"),
-        Route("/settings/portals/{portal_id:id}/plans/{account_id:id}", policy.account_plans, name="account_plans"),
+        Route(
+            "/settings/portals/{portal_id:id}/plans/{account_id:id}",
+            policy.account_plans,
+            name="account_plans",
+        ),
         Route(
             "/settings/portals/{portal_id:id}/plans/{account_id:id}",
             policy.save_plan,
@@ -260,6 +356,33 @@ def routes() -> list[BaseRoute]:
             methods=["POST"],
             name="move_plan",
         ),
+        Route("/settings/portals/{portal_id:id}/mails", mails.index, name="mails"),
+        Route(
+            "/settings/portals/{portal_id:id}/mails",
+            mails.change_sender,
+            methods=["POST"],
+            name="change_sender",
+        ),
+        Route("/settings/portals/{portal_id:id}/mails/{kind}", mails.show, name="mail"),
+        Route(
+            "/settings/portals/{portal_id:id}/mails/{kind}",
+            mails.change,
+            methods=["POST"],
+            name="change_mail",
+        ),
+        Route(
+            "/settings/portals/{portal_id:id}/mails/{kind}/preview",
+            mails.preview,
+            methods=["POST"],
+            name="preview_mail",
+        ),
+        Route(
+            "/settings/portals/{portal_id:id}/mails/{kind}/ours",
+            mails.ours,
+            methods=["POST"],
+            name="our_words",
+        ),
+        Route("/settings/portals/{portal_id:id}/mails/{kind}/test/{job_id:id}", mails.test, name="test_mail"),
         Route("/settings/portals/{portal_id:id}/privacy", policy.show_privacy, name="privacy"),
         Route(
             "/settings/portals/{portal_id:id}/privacy",
@@ -268,10 +391,54 @@ def routes() -> list[BaseRoute]:
             name="change_privacy",
         ),
     ]
+    merchant += [
+        # The merchant's daily work: requests, customers, events
+        Route(_REQUESTS, desk.index, name="merchant_requests"),
+        Route(f"{_REQUESTS}/answers", desk.answers, name="ready_answers"),
+        Route(f"{_REQUESTS}/answers", desk.save_answer, methods=["POST"], name="save_ready_answer"),
+        Route(f"{_REQUESTS}/{{request_id:id}}", desk.show, name="merchant_request"),
+        Route(f"{_REQUESTS}/{{request_id:id}}", desk.answer, methods=["POST"], name="answer_request"),
+        Route(_CUSTOMERS, customers.index, name="merchant_customers"),
+        Route(f"{_CUSTOMERS}/export", customers.take_out, methods=["POST"], name="export"),
+        Route(f"{_CUSTOMERS}/unassigned", customers.unassigned, name="unassigned"),
+        Route(
+            f"{_CUSTOMERS}/unassigned/{{kind}}/{{record_id:id}}", customers.record, name="unassigned_record"
+        ),
+        Route(
+            f"{_CUSTOMERS}/unassigned/{{kind}}/{{record_id:id}}",
+            customers.say,
+            methods=["POST"],
+            name="assign_record",
+        ),
+        Route(f"{_CUSTOMERS}/assigned", customers.said, name="assigned"),
+        Route(
+            f"{_CUSTOMERS}/assigned/{{assignment_id:id}}/undo",
+            customers.take_back,
+            methods=["POST"],
+            name="undo_assignment",
+        ),
+        Route(_CUSTOMER, customers.show, name="merchant_customer"),
+        Route(f"{_CUSTOMER}/export", customers.take_out_person, methods=["POST"], name="export_customer"),
+        Route(f"{_CUSTOMER}/join", customers.join, methods=["POST"], name="ask_join"),
+        Route(f"{_CUSTOMER}/joins/{{join_id:id}}/undo", customers.part, methods=["POST"], name="undo_join"),
+        Route(f"{_CUSTOMER}/orders/{{order_id:id}}", customers.order, name="merchant_order"),
+        Route(f"{_CUSTOMER}/{{what}}", customers.one_list, methods=["GET"], name="merchant_customer_list"),
+        Route(_EVENTS, events.index, name="merchant_events"),
+        Route(f"{_EVENTS}/replay", events.replay_all, methods=["POST"], name="replay_parked"),
+        Route(f"{_EVENTS}/syncs/{{job_id:id}}/retry", events.retry, methods=["POST"], name="retry_sync"),
+        Route(f"{_EVENTS}/{{event_id:id}}", events.show, name="merchant_event"),
+        Route(f"{_EVENTS}/{{event_id:id}}/body", events.body, name="event_body"),
+        Route(f"{_EVENTS}/{{event_id:id}}/replay", events.replay, methods=["POST"], name="replay_event"),
+    ]
+    public += [
+        Route("/customers/join/{token}", join.link, methods=["GET", "HEAD"], name="join_link"),
+        Route("/customers/join/{token}", join.prove, methods=["POST"], name="prove_join"),
+    ]
     machine = [
         Route("/webhooks/{token}", webhooks.receive, methods=["POST"], name="webhook"),
         Route("/health/live", health.live, name="live"),
         Route("/health/ready", health.ready, name="ready"),
+        Route("/internal/tls-ask", internal.tls_ask(), name="tls_ask"),
         Route("/__demo/mailbox", demo.mailbox, name="demo_mailbox"),
         Route("/__demo/mailbox.json", demo.mailbox_json, name="demo_mailbox_json"),
         Route("/__demo/mailbox/{number:int}.html", demo.mail_html, name="demo_mail"),

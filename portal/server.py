@@ -29,9 +29,10 @@ async def serve(settings: Settings, host: str, port: int, with_worker: bool) -> 
     database = Database(settings.database_url, settings.threads)
     refuse_old_schema(database)
     worker = Worker(settings, database) if with_worker else None
-    await welcome(settings, database)
     try:
-        await run(create_app(settings, database), worker, [listen(host, port)])
+        listening = listen(host, port)
+        await welcome(settings, database)
+        await run(create_app(settings, database), worker, [listening])
     finally:
         database.dispose()
 

@@ -85,6 +85,11 @@ class Settings(BaseSettings):
     mail_from: str = Field(
         default="portal@localhost", description="Address of the sender; the name before it is the merchant's."
     )
+    dkim_selector: str = Field(
+        default="",
+        description="Under which name the DKIM key of the sender's domain stands (<selector>._domainkey.<domain>); "
+        "`portal doctor` looks it up.",
+    )
     threads: int = Field(default=16, ge=1, le=200, description="Database threads, and connections.")
     log_format: Literal["json", "text"] = Field(
         default="json", description="json for machines, text for people."
@@ -114,9 +119,9 @@ class Settings(BaseSettings):
     @classmethod
     def _servers(cls, value: str) -> str:
         for part in _parts(value):
-            address, _, port = part.partition("#")
+            address, mark, port = part.partition("#")
             ip_address(address)
-            if port and not (port.isascii() and port.isdigit() and 0 < int(port) < 65_536):
+            if mark and not (port.isascii() and port.isdigit() and 0 < int(port) < 65_536):
                 raise ValueError(f"{part} names no port")
         return value
 

@@ -358,10 +358,11 @@ def settle(db: Session, account: models.Account, row: models._Mirrored) -> None:
 
 
 def owner(db: Session, account: models.Account, row: models._Mirrored) -> int | None:
-    """The person of a row: whom the merchant said, else by the processor's record of its customer, else by its own
-    address, else by its links."""
-    if row.said_at is not None:
-        return _as_said(db, account, row)
+    """The person of a row: by the merchant's word, which stands until they take it back; else by the processor's record
+    of its customer, else by its own address, else by its links."""
+    if row.said_id is not None:
+        customer_id = db.get_one(models.Assignment, row.said_id).customer_id
+        return joined(db, account.portal_id, customer_id) if customer_id is not None else None
     if isinstance(row, models.RemoteCustomer):
         return _person(db, account, row.email, row.name)
     if row.remote_customer:
@@ -386,20 +387,6 @@ KINDS: dict[str, type[models._Mirrored]] = {
     "payment": models.Payment,
     "invoice": models.Invoice,
 }
-
-
-def _as_said(db: Session, account: models.Account, row: models._Mirrored) -> int | None:
-    """Whose a row is by the merchant's word, which stands until they take it back; None where it is left alone."""
-    kind = next(name for name, model in KINDS.items() if isinstance(row, model))
-    said = models.Assignment
-    customer_id = db.execute(
-        select(col(said.customer_id)).where(
-            col(said.account_id) == account.id,
-            col(said.kind) == kind,
-            col(said.remote_id) == row.remote_id,
-        )
-    ).scalar_one_or_none()
-    return joined(db, account.portal_id, customer_id) if customer_id is not None else None
 
 
 def joined(db: Session, portal_id: int, customer_id: int) -> int:

@@ -23,6 +23,11 @@ def gettext(text: str) -> str:
     return translations(locale.get()).gettext(text)
 
 
+def ngettext(one: str, many: str, n: int) -> str:
+    """The same for a text that counts."""
+    return translations(locale.get()).ngettext(one, many, n)
+
+
 def extract_facts(
     fileobj: IO[bytes], keywords: object, comment_tags: object, options: object
 ) -> Iterator[tuple[int, str, str, list[str]]]:

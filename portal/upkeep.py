@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from sqlalchemy import select
+from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 from sqlmodel import col
 
@@ -76,6 +76,27 @@ def setup_link(settings: Settings, email: str | None = None) -> str:
         settings, lambda database: database.write_now(merchants.new_setup, clock.now(), address)
     )
     return f"{settings.origin(settings.admin_host)}/setup/{token}"
+
+
+def unlock(settings: Settings, email: str) -> str:
+    """Take away somebody's second step; they sign in by mail alone until they set one up again."""
+
+    def write(db: Session) -> str:
+        found = db.execute(
+            select(models.User).where(col(models.User.email) == email.strip().lower())
+        ).scalar_one_or_none()
+        if found is None:
+            raise RuntimeError(f"Nobody signs in to the settings as {email}.")
+        db.execute(delete(models.Passkey).where(col(models.Passkey.user_id) == found.id))
+        found.totp = found.totp_confirmed_at = found.totp_step = found.recovery_hashes = None
+        merchants.end_all(db, found.id)
+        for merchant_id in db.execute(
+            select(col(models.Member.merchant_id)).where(col(models.Member.user_id) == found.id)
+        ).scalars():
+            merchants.audit_by(db, merchant_id, None, "factor.taken_away", subject=found.email)
+        return f"{found.email} signs in by mail alone now, and is signed out everywhere."
+
+    return _with_database(settings, lambda database: database.write_now(write))
 
 
 def merchants_text(settings: Settings) -> str:

@@ -207,9 +207,13 @@ def draw(content: bytes) -> tuple[Logo | BadPicture, Cost]:
         answer, late, cost = _ask(content)
     except OSError:  # no process to be had
         return BadPicture("slow", _busy()), Cost(0, 0, 0, -1)
-    if late or cost.status in (-signal.SIGXCPU, -signal.SIGKILL):
+    if late:
         return BadPicture("slow", _busy() if late == "start" else _too_slow()), cost
+    if cost.status in (-signal.SIGXCPU, -signal.SIGKILL) and len(answer) < _ANSWER:  # the system ended it
+        return _refusal("slow"), cost
     try:
+        if cost.status:
+            raise NotClean("process")
         line, _newline, pictures = answer.partition(b"\n")
         head = dict(word.split("=") for word in line.decode("ascii").split())
         cost = Cost(cost.cpu_s, cost.wall_s, int(head["peak"]), cost.status)
@@ -236,7 +240,7 @@ def _ask(content: bytes) -> tuple[bytes, str, Cost]:
     )
     assert child.stdin
     assert child.stdout
-    answer, late = b"", ""
+    answer = b""
     with child.stdin, child.stdout:
         with _within(START_S, child) as starting:
             ready = child.stdout.read(len(_READY)) == _READY
@@ -250,10 +254,9 @@ def _ask(content: bytes) -> tuple[bytes, str, Cost]:
                 child.kill()
             _pid, status, used = os.wait4(child.pid, 0)
     child.returncode = os.waitstatus_to_exitcode(status)
-    if starting.is_set() or working.is_set():
-        late = "start" if starting.is_set() else "work"
+    late = "start" if starting.is_set() else "work" if working.is_set() else ""
     cost = Cost(used.ru_utime + used.ru_stime, time.monotonic() - began, 0, child.returncode)
-    return answer if child.returncode == 0 else b"", late, cost
+    return answer, late, cost
 
 
 def _command() -> list[str]:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 from sqlmodel import col
 
@@ -48,7 +48,24 @@ def store(
         if fresh:
             new += 1
             enqueue(db, "event", {"event": row_id, **_packed(event)}, now, f"event:{row_id}")
+        else:
+            _note_repeat(db, account.id, event.id, now)
     return new
+
+
+def _note_repeat(db: Session, account_id: int, event_id: str, now: datetime) -> None:
+    """That an event came once more: it is not kept again, and shows all the same that deliveries arrive."""
+    row, name = models.Setting, repeat_name(account_id)
+    told = db.execute(
+        update(row).where(col(row.name) == name).values(value=event_id, at=now).returning(col(row.name))
+    ).first()
+    if told is None:
+        values = {"name": name, "value": event_id, "at": now}
+        sync.insert_once(db, models.Setting.__table__, values)  # type: ignore[attr-defined]
+
+
+def repeat_name(account_id: int) -> str:
+    return f"repeated:{account_id}"
 
 
 _KEPT = {"content-type", "user-agent", "date"}  # never a signature or a cookie

@@ -4,7 +4,7 @@ workers may run and one that dies loses nothing."""
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
@@ -19,13 +19,18 @@ from portal import (
     accounts,
     actions,
     clock,
+    desk,
     domains,
     guard,
+    inbox,
     letters,
     login,
     merchants,
     models,
+    names,
     outgoing,
+    passkeys,
+    people,
     requests,
     retention,
     sync,
@@ -50,6 +55,7 @@ BEAT = timedelta(seconds=10)
 SWEEP = timedelta(hours=1)
 ASKED_AT_SIGN_IN = 20  # subscriptions
 KEEP_JOBS = timedelta(days=14)
+MOST_CHANGES = 50  # that are noted on an event
 
 _wake: asyncio.Event | None = None
 _loop: asyncio.AbstractEventLoop | None = None
@@ -98,6 +104,7 @@ class Worker:
             "check_account": partial(accounts.check_account, self),
             "deliver": self._deliver,
             "domain_look": self._domain_look,
+            "settle_join": self._settle_join,
         }
         self._away: set[asyncio.Task[None]] = set()  # jobs of the kinds in ASIDE
 
@@ -119,6 +126,7 @@ class Worker:
                 if last_sweep is None or abs(now - last_sweep) >= SWEEP:
                     await self.database.write(_sweep, now)
                     await retention.sweep(self.database, now)
+                    await names.sweep(self.database)
                     last_sweep = now
                 async with self.at_work:
                     done = await self.once()
@@ -196,6 +204,9 @@ class Worker:
         if again is not None:
             raise Again(again)
 
+    async def _settle_join(self, payload: dict[str, Any]) -> None:
+        await self.database.write(people.settle_join, payload["join"])
+
     async def _event(self, payload: dict[str, Any]) -> None:
         account = await self.database.read(_account_of_event, payload["event"])
         event = await self.database.read(_with_what_we_know, account.id, webhooks.unpacked(payload))
@@ -208,12 +219,13 @@ class Worker:
             return
         finally:
             await gateway.aclose()
+        changes: list[sync.Change] = []
         if snapshot is not None:
             changes = await self.database.write(self._write, account, snapshot)
             await self.database.write(_follow, account, changes, clock.now())
             if told := " ".join(text for text in (snapshot.tell, snapshot.ask) if text):
                 await self.database.write(_tell_merchant, account, payload["event"], told, clock.now())
-        await self.database.write(_handled, payload["event"], clock.now(), None)
+        await self.database.write(_handled, payload["event"], clock.now(), None, changes)
 
     def _write(self, db: Session, account: models.Account, snapshot: Any) -> list[sync.Change]:
         changes = sync.apply(db, account, snapshot)
@@ -336,11 +348,12 @@ def postpone(db: Session, job_id: int, run_at: datetime) -> None:
 
 def retry(db: Session, job_id: int, error: str, run_at: datetime, park: bool) -> None:
     """Try again later; or set a job that never works aside, visibly, so that it blocks nobody."""
-    _set(db, job_id, run_at=run_at, locked_until=None, error=error)
+    job = db.get_one(models.Job, job_id)
+    whose = inbox.portal_of_job(db, job.kind, job.payload)
+    _set(db, job_id, run_at=run_at, locked_until=None, error=error, portal_id=whose)
     if park:
         now = clock.now()
         _set(db, job_id, parked_at=now)
-        job = db.get_one(models.Job, job_id)
         if job.kind == "event":
             db.execute(
                 update(models.Event)
@@ -377,7 +390,9 @@ def _sweep(db: Session, now: datetime) -> None:
     """Old things go: jobs that are done, asks, sessions. What each portal says of its own goes by `retention`."""
     db.execute(delete(models.Job).where(col(models.Job.done_at) < now - KEEP_JOBS))
     login.forget_old(db, now)
+    desk.want_digests(db, now)
     merchants.forget_old(db, now)
+    passkeys.forget_old(db, now)
     accounts.keep_house(db, now)
     outgoing.forget_old(db, now)
     domains.revive(db, now)
@@ -467,11 +482,14 @@ def _want_refreshes(db: Session, customer_id: int, now: datetime) -> None:
         enqueue(db, "refresh", {"subscription": subscription_id}, now, None)
 
 
-def _handled(db: Session, event_id: int, now: datetime, error: str | None) -> None:
+def _handled(
+    db: Session, event_id: int, now: datetime, error: str | None, changes: Sequence[sync.Change] = ()
+) -> None:
+    changed = [asdict(change) for change in changes[:MOST_CHANGES]]
     db.execute(
         update(models.Event)
         .where(col(models.Event.id) == event_id)
-        .values(handled_at=now, error=error[:500] if error else None)
+        .values(handled_at=now, error=error[:500] if error else None, changed=changed)
     )
 
 

@@ -45,3 +45,4 @@ def _fresh_process() -> Iterator[None]:
     yield
     clock.set_offset(timedelta(0))
     http._breakers.clear()
+    http.clocks.clear()

@@ -57,10 +57,10 @@ class DnsServer:
         self._zones: dict[dns.name.Name, Values] = {}
         self._lock = threading.Lock()
         self._stop = threading.Event()
-        self._udp, self._tcp = _sockets(address, port)
-        self.port: int = self._udp.getsockname()[1]
         for name, records in (zones or {}).items():
             self.zone(name, records)
+        self._udp, self._tcp = _sockets(address, port)
+        self.port: int = self._udp.getsockname()[1]
 
     def __enter__(self) -> "DnsServer":
         self._threads = [
@@ -88,7 +88,7 @@ class DnsServer:
         """Put a zone in place of the one of that name."""
         top = dns.name.from_text(name)
         values: Values = {}
-        for key, texts in {"@ SOA": [f"ns.{name} hostmaster.{name} 1 60 60 60 60"], **records}.items():
+        for key, texts in {"@ SOA": ["ns hostmaster 1 60 60 60 60"], **records}.items():
             label, kind_text = key.split(" ")
             kind = dns.rdatatype.from_text(kind_text)
             owner = top if label == "@" else dns.name.from_text(label, top)

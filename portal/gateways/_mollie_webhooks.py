@@ -76,23 +76,33 @@ async def _listed(ask: Ask) -> list[Json]:
 
 async def _replace(ask: Ask, url: str, key: str, former: Sequence[Json]) -> Registration:
     """Once the secret is told nothing may fail any more: what goes wrong after it is a note."""
-    notes, wish = [""], {"name": NAME, "url": url, "eventTypes": list(EVENTS)}
+    number, secret, note = await _make(ask, url, key)
+    try:
+        await ask("PATCH", f"/{number}", "", {"name": _named(secret)})
+    except Gone:  # the answer of an earlier try was given again, and somebody has removed what it made
+        number, secret, note = await _make(ask, url, f"{key}-again")
+        with suppress(GatewayError):
+            await ask("PATCH", f"/{number}", "", {"name": _named(secret)})
+    except GatewayError:
+        pass
+    notes = (note, await _remove(ask, [one for one in former if _id(one) != number]))
+    return Registration(number, {"webhook_secret": secret}, " ".join(filter(None, notes)))
+
+
+async def _make(ask: Ask, url: str, key: str) -> tuple[str, str, str]:
+    """Its id, its secret, and what the merchant should know of it."""
+    note, wish = "", {"name": NAME, "url": url, "eventTypes": list(EVENTS)}
     try:
         made = wire.obj(await ask("POST", "", key, wish))
     except Declined as declined:
         if declined.reason != "eventTypes":
             raise
         made = wire.obj(await ask("POST", "", f"{key}-less", {**wish, "eventTypes": [*PAYMENTS, *REFUNDS]}))
-        notes.append(
-            "Mollie does not tell this account of chargebacks and sales invoices: they are found daily."
-        )
+        note = "Mollie does not tell this account of chargebacks and sales invoices: they are found daily."
     number, secret = _id(made), text(made.get("webhookSecret"))
     if secret is None:
         raise Unavailable("Mollie does not answer at the moment.", "The webhook has no secret.", sent=True)
-    with suppress(GatewayError):
-        await ask("PATCH", f"/{number}", "", {"name": _named(secret)})
-    notes.append(await _remove(ask, [one for one in former if _id(one) != number]))
-    return Registration(number, {"webhook_secret": secret}, " ".join(filter(None, notes)))
+    return number, secret, note
 
 
 async def unregister(ask: Ask, remote_id: str) -> None:

@@ -83,8 +83,9 @@ def _processor(name: str, table: Facts) -> Iterable[str]:
     for one in table.webhooks:
         told = f"; {one.note}" if one.note else ""
         kind = f" ({one.variant})" if one.variant else ""
+        test = ", sends a test event when asked" if one.test_event else ""
         yield (
-            f"- Webhooks{kind}: {one.scheme}, proves {one.proves}, registered by {one.registration}{told} "
+            f"- Webhooks{kind}: {one.scheme}, proves {one.proves}, registered by {one.registration}{test}{told} "
             f"([source]({one.source}), {one.checked})"
         )
     for entry in table.backfill:

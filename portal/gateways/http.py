@@ -4,6 +4,7 @@ import asyncio
 import logging
 import ssl
 import threading
+import time
 from collections.abc import Callable, Mapping
 from datetime import UTC
 from email.utils import parsedate_to_datetime
@@ -60,6 +61,19 @@ _breakers: dict[tuple[str, str], Breaker] = {}
 def breaker(processor: str, host: str) -> Breaker:
     """The breaker of one processor and host, shared by the whole process."""
     return _breakers.setdefault((processor, host), Breaker())
+
+
+# By processor: by how many seconds its clock was ahead of ours when it last answered. To a second, as its answers say.
+clocks: dict[str, float] = {}
+
+
+def _note_clock(processor: str, answer: httpx.Response) -> None:
+    try:
+        theirs = parsedate_to_datetime(answer.headers["date"])
+    except (KeyError, ValueError):
+        return
+    if theirs.tzinfo is not None:
+        clocks[processor] = theirs.timestamp() - time.time()
 
 
 @cache
@@ -125,6 +139,7 @@ class Http:
                     sent=sent and method != "GET",
                 ) from error
             guard.record(answer.status_code < 500)
+            _note_clock(self._processor, answer)
             return answer
         raise AssertionError("unreachable")
 

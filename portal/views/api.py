@@ -138,7 +138,10 @@ async def _body(request: Request, model: type[BaseModel]) -> BaseModel:
     try:
         return model.model_validate_json(raw)
     except ValidationError as error:
-        wrong = [Wrong(pointer=_pointer(one["loc"]), detail=_words(one)) for one in _told(error)]
+        told = _told(error)
+        if any(one["type"] == "json_invalid" for one in told):
+            raise Problem("malformed", f"The body can't be read. {_words(told[0])}") from None
+        wrong = [Wrong(pointer=_pointer(one["loc"]), detail=_words(one)) for one in told]
         raise Problem("invalid", "Nothing was done: see `errors`.", wrong) from None
 
 

@@ -56,6 +56,7 @@ def _brand(request: Request) -> tuple[tuple[str, str], ...]:
 _FILES: dict[tuple[str, str], Callable[[Request], assets.Asset]] = {
     ("portal", "js"): lambda request: assets.script(),
     ("portal", "css"): lambda request: assets.stylesheet(_brand(request)),
+    ("passkey", "js"): lambda request: assets.passkey_script(),
     ("admin", "css"): lambda request: assets.admin_stylesheet(),
 }
 

@@ -29,8 +29,10 @@ AMSTERDAM = timezone(timedelta(hours=1))
 PERIOD, RETRY, TRIES = timedelta(days=30), timedelta(days=3), 3  # of the billing engine
 SESSION_LASTS, LINK_LASTS = timedelta(hours=1), timedelta(hours=24)
 ROLES = ("checkout", "recurring", "webhooks")
-TESTABLE: tuple[str, ...] = ("AUTHORISATION", "CHARGEBACK_REVERSED", "ORDER_CLOSED", "ORDER_OPENED", "PAIDOUT_REVERSED")
-TESTABLE += ("PAYOUT_THIRDPARTY", "REFUNDED_REVERSED", "REFUND_WITH_DATA", "REPORT_AVAILABLE")
+TESTABLE = (
+    *("AUTHORISATION", "CHARGEBACK_REVERSED", "ORDER_CLOSED", "ORDER_OPENED", "PAIDOUT_REVERSED"),
+    *("PAYOUT_THIRDPARTY", "REFUNDED_REVERSED", "REFUND_WITH_DATA", "REPORT_AVAILABLE"),
+)
 ALL_MODELS = ("CardOnFile", "Subscription", "UnscheduledCardOnFile")
 # What can be stored, by the word for the sort: (type, brand, last four, month, year, what a webhook calls it).
 CARDS = [

@@ -169,6 +169,17 @@ def test_what_came_out_and_was_lost_comes_out_again(house: House, processor: str
 
 
 @REGISTERING
+def test_one_that_somebody_removed_is_made_anew_even_for_the_same_wish(house: House, processor: str) -> None:
+    """A processor that gives an answer again under the same key gives one about what is gone."""
+    alone(house)
+    first = register(house)
+    use(house, lambda one: one.unregister_webhook(first.remote_id))
+    adopt(house, register(house))
+    assert house.simulator.registered(house.sample) == [address(house)]
+    is_told(house)
+
+
+@REGISTERING
 def test_webhooks_of_other_addresses_are_left_alone(house: House, processor: str) -> None:
     house.simulator.open(house.sample, "https://shop.example/hooks")
     adopt(house, register(house))

@@ -17,7 +17,9 @@ import httpx2 as httpx
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page
 
-from seeds.simulators.harness import names
+from portal import clock
+from portal.gateways import facts
+from seeds.simulators.harness import names, simulator
 
 ROOT = Path(__file__).parents[2]
 CHROMIUM_FLAGS = [
@@ -39,6 +41,7 @@ class Demo:
     acme: str  # origin of the portal, without /customers
     kora: str
     nova: str
+    admin: str  # origin of the merchant's side
     base: str  # of the demo's own addresses
     simulators: dict[str, str]
 
@@ -94,7 +97,7 @@ class Demo:
         assert answer.status_code == 200, answer.text
 
 
-def _free_port() -> int:
+def free_port() -> int:
     """A port with a free one after it for each simulator; test processes look in places of their own."""
     worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
     for base in range(18_000 + 3_000 * worker, 30_000, 40):
@@ -110,7 +113,7 @@ def _free_port() -> int:
 
 @pytest.fixture(scope="session")
 def running_demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
-    port = _free_port()
+    port = free_port()
     folder = tmp_path_factory.mktemp("demo")
     (folder / "var").mkdir()
     log = (folder / "demo.log").open("wb")
@@ -130,6 +133,7 @@ def running_demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
             acme=addresses["portals"]["acme"].removesuffix("/customers"),
             kora=addresses["portals"]["kora"].removesuffix("/customers"),
             nova=addresses["portals"]["nova"].removesuffix("/customers"),
+            admin=addresses["settings"].removesuffix("/settings"),
             base=f"http://127.0.0.1:{port}",
             simulators=addresses["simulators"],
         )
@@ -143,6 +147,22 @@ def running_demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
         log.close()
     problems = (folder / "demo.log").read_text()
     assert "Traceback" not in problems, problems[-5000:]
+    assert _secrets_told(folder) == []
+
+
+def _secrets_told(folder: Path) -> list[str]:
+    """Keys of the sample accounts that stand openly in the log or the database, after all that the tests did."""
+    told = []
+    places = [folder / "demo.log", *(folder / "var" / "demo").glob("portal.db*")]
+    for name in names():
+        secret = {field.name for field in facts(name).credentials if field.secret}
+        for sample in simulator(name, clock.now).samples():
+            for field, value in sample.credentials.items():
+                if field in secret and len(value) >= 12:
+                    told += [
+                        f"{name} {field} in {p.name}" for p in places if value.encode() in p.read_bytes()
+                    ]
+    return told
 
 
 def _wait_ready(base: str) -> None:

@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 
 from portal import models
 from portal.db import Database
+from portal.ids import new_reference
 from portal.vault import Vault
 
 MASTER_KEY = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
@@ -164,3 +165,38 @@ def make_invoice(
         **_mirrored(account, customer, "in", fields),
     }
     return save(database, models.Invoice(**values))  # type: ignore[no-any-return]
+
+
+def make_action(database: Database, row: models.Subscription, **fields: Any) -> models.Action:
+    values = {
+        "portal_id": row.portal_id,
+        "account_id": row.account_id,
+        "customer_id": row.customer_id,
+        "subscription_id": row.id,
+        "capability": "pause",
+        "reference": new_reference(),
+        "params": {},
+        "created_at": NOW,
+        **fields,
+    }
+    return save(database, models.Action(**values))  # type: ignore[no-any-return]
+
+
+def make_request(
+    database: Database, row: models.Subscription | models.Payment, **fields: Any
+) -> models.Request:
+    values = {
+        "portal_id": row.portal_id,
+        "account_id": row.account_id,
+        "customer_id": row.customer_id,
+        "subject_id": row.id,
+        "kind": "refund" if isinstance(row, models.Payment) else "undo_cancel",
+        "reference": new_reference(),
+        "what": row.title or "",
+        "params": {},
+        "history": [{"at": NOW.isoformat(), "who": "customer", "what": "asked", "text": None}],
+        "due_at": NOW + timedelta(days=3),
+        "created_at": NOW,
+        **fields,
+    }
+    return save(database, models.Request(**values))  # type: ignore[no-any-return]

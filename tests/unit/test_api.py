@@ -331,6 +331,7 @@ def test_only_json_is_taken(app: App, kind: str) -> None:
         (b'{"orders": ' + b"[" * 11 + b"]" * 11 + b"}", "too deeply"),
         (b"[" * 200_000, "too deeply"),
         (b'{"orders": ' + b"9" * 5000 + b"}", "can't be read"),
+        (b'{"orders": [{"title": "\\ud800"}]}', "can't be read"),
     ],
 )
 def test_what_is_no_plain_json_is_refused(app: App, content: bytes, words: str) -> None:
@@ -373,7 +374,7 @@ def test_an_address_without_parameters_takes_none(app: App) -> None:
     assert pointers(problem(app.get("/api/v1/accounts?x=1"), 422, "invalid")) == ["?x"]
 
 
-@pytest.mark.parametrize("bad", ["\\u0000", "\\ud800", "a\\nb", "\\u007f"])
+@pytest.mark.parametrize("bad", ["\\u0000", "a\\nb", "\\u007f"])
 def test_signs_that_no_database_takes_are_refused(app: App, acme: Shop, bad: str) -> None:
     content = json.dumps({"orders": [order_in(acme, title="HERE")]}).replace("HERE", bad)
     answer = app.put("/api/v1/orders", content=content, headers={"Content-Type": "application/json"})
@@ -901,9 +902,9 @@ def way_in(app: App, **fields: Any) -> str:
     """The path of a fresh link."""
     answer = app.post("/api/v1/portal-sessions", json={"email": "ana@example.com", **fields})
     assert answer.status_code == 200, answer.text
-    origin, slash, path = answer.json()["url"].partition("/customers")
-    assert origin == "http://acme.localhost"
-    return slash + path
+    url: str = answer.json()["url"]
+    assert url.startswith("http://acme.localhost/customers/")
+    return url.removeprefix("http://acme.localhost")
 
 
 def test_a_link_opens_a_session_once(app: App, browser: Browser, database: Database, acme: Shop) -> None:
@@ -1074,8 +1075,8 @@ def test_old_links_and_counts_go(app: App, acme: Shop, database: Database) -> No
     rows = database.read_now(lambda db: db.execute(select(models.Entry)).scalars().all())
     assert len(rows) == 1
     database.write_now(work._sweep, clock.now() + timedelta(days=3))
-    for model in (models.Entry, models.ApiUse):
-        assert database.read_now(lambda db, m=model: db.execute(select(m)).scalars().all()) == []
+    assert database.read_now(lambda db: db.execute(select(models.Entry)).all()) == []
+    assert database.read_now(lambda db: db.execute(select(models.ApiUse)).all()) == []
 
 
 # Where customers may be sent back to

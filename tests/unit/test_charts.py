@@ -89,7 +89,9 @@ def test_three_of_many_bars_bear_their_label_and_all_of_a_few() -> None:
     def labels(number: int) -> list[tuple[str | None, str]]:
         svg = parsed(drawn([Bar(f"no {place}", 1) for place in range(number)]))
         return [
-            (text.text, text.attrib["text-anchor"]) for text in svg.iter("text") if "class" not in text.attrib
+            (text.text, text.attrib["text-anchor"])
+            for text in svg.iter("text")
+            if "label" in text.attrib["class"]
         ]
 
     assert labels(30) == [("no 0", "start"), ("no 15", "middle"), ("no 29", "end")]
@@ -123,7 +125,7 @@ def test_amounts_are_scaled_in_whole_units_of_their_currency() -> None:
     )
     figures = [text.text for text in svg.iter("text") if text.attrib.get("class") == "figure"]
     assert figures == ["$0.00", "$500.00", "$1,000.00", "$1,500.00"]
-    assert "middling" in svg.attrib["class"]
+    assert "gutter-2" in svg.attrib["class"]
 
 
 @pytest.mark.parametrize(

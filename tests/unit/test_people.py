@@ -11,6 +11,7 @@ from sqlmodel import col
 
 from portal import clock, login, merchants, models, people, sync
 from portal.db import Database
+from portal.gateways import facts
 from portal.gateways.base import CustomerRecord, OrderRecord, PaymentRecord, Snapshot, SubscriptionRecord
 from portal.merchants import Refused
 from portal.money import Money
@@ -18,11 +19,13 @@ from portal.queries import Cursor
 from tests.unit.builders import (
     NOW,
     make_account,
+    make_action,
     make_customer,
     make_invoice,
     make_order,
     make_payment,
     make_portal,
+    make_request,
     make_subscription,
     save,
 )
@@ -45,7 +48,8 @@ class Shop:
         )
 
     def hears(self, as_of: datetime, **records: Any) -> None:
-        snapshot = Snapshot(as_of=as_of, **{kind: tuple(found) for kind, found in records.items()})
+        told: Any = {kind: tuple(found) for kind, found in records.items()}
+        snapshot = Snapshot(as_of=as_of, **told)
         self.database.write_now(sync.apply, self.account, snapshot)
 
     def whose(self, model: Any, remote_id: str) -> str | None:
@@ -81,18 +85,15 @@ class Shop:
         self.database.write_now(people.take_back, self.person, self.portal.id, said.id)
 
     def audits(self) -> list[tuple[str, str | None]]:
-        rows = self.database.read_now(
-            lambda db: list(db.execute(select(models.Audit).order_by(models.Audit.id)).scalars())  # type: ignore[arg-type]
-        )
-        return [(row.what, row.subject) for row in rows]
+        return [(row.what, row.subject) for row in self.all(models.Audit)]
 
     def jobs(self, kind: str) -> list[models.Job]:
+        return self.all(models.Job, kind=kind)
+
+    def all(self, model: Any, **values: Any) -> list[Any]:
+        wanted = [getattr(model, name) == value for name, value in values.items()]
         return self.database.read_now(
-            lambda db: list(
-                db.execute(
-                    select(models.Job).where(col(models.Job.kind) == kind).order_by(models.Job.id)
-                ).scalars()  # type: ignore[arg-type]
-            )
+            lambda db: list(db.execute(select(model).where(*wanted).order_by(model.id)).scalars())
         )
 
     # Joins
@@ -173,7 +174,8 @@ def test_the_list_of_all_kinds_goes_on_by_its_cursor_and_none_twice(shop: Shop) 
         make_order(shop.database, shop.account, None, placed_at=moment)
         make_payment(shop.database, shop.account, None, placed_at=moment)
         make_subscription(shop.database, shop.account, None, placed_at=moment)
-    seen, cursor, sizes = [], None, []
+    seen: list[people.Record] = []
+    cursor, sizes = None, []
     while True:
         page = shop.database.read_now(people.of_nobody, shop.portal.id, None, cursor)
         seen += page.rows
@@ -277,8 +279,8 @@ def test_what_is_no_address_is_refused(shop: Shop, email: str) -> None:
 
 
 def test_a_placeholder_of_the_processor_is_nobody(shop: Shop) -> None:
-    shop.account = make_account(shop.database, shop.portal, "midtrans")
-    placeholder = sync.facts("midtrans").no_email[0]
+    shop.account = make_account(shop.database, shop.portal, "razorpay")
+    placeholder = facts("razorpay").no_email[0]
     shop.hears(at(1), orders=[order(email=placeholder)], payments=[payment(order="o_1", email=placeholder)])
     with pytest.raises(Refused, match="nobody's"):
         shop.assign("order", "o_1", placeholder)
@@ -454,46 +456,25 @@ def test_what_was_done_and_issued_goes_along_and_comes_back(shop: Shop) -> None:
     second = shop.customer("old@example.com")
     row = shop.one(models.Subscription, remote_id="sub_2")
     paid = shop.one(models.Payment, remote_id="ch_2")
-    base = {"portal_id": shop.portal.id, "customer_id": second.id}
-    save(
-        shop.database,
-        models.Action(
-            **base,
-            account_id=shop.account.id,
-            subscription_id=row.id,
-            capability="pause",
-            reference="AAA-AAA",
-            params={},
-            created_at=NOW,
-        ),
+    make_action(shop.database, row)
+    make_request(shop.database, row)
+    make_request(shop.database, paid)
+    issued = models.IssuedDocument(
+        portal_id=shop.portal.id,
+        customer_id=second.id,
+        payment_id=paid.id,
+        kind="receipt",
+        sequence=1,
+        number="R-1",
+        facts={},
+        issued_at=NOW,
     )
-    for subject in (row.id, paid.id):
-        save(
-            shop.database,
-            models.Request(
-                **base,
-                account_id=shop.account.id,
-                subject_id=subject,
-                kind="refund",
-                reference=f"R-{subject}",
-                what="Box",
-                params={},
-                history=[],
-                due_at=NOW,
-                created_at=NOW,
-            ),
-        )
-    save(
-        shop.database,
-        models.IssuedDocument(
-            **base, payment_id=paid.id, kind="receipt", sequence=1, number="R-1", facts={}, issued_at=NOW
-        ),
-    )
+    save(shop.database, issued)
 
     def belong() -> set[int]:
         def read(db: Session) -> set[int]:
-            found = (models.Action, models.Request, models.IssuedDocument)
-            return {who for model in found for who in db.execute(select(model.customer_id)).scalars()}  # type: ignore[call-overload]
+            found: tuple[Any, ...] = (models.Action, models.Request, models.IssuedDocument)
+            return {who for model in found for who in db.execute(select(model.customer_id)).scalars()}
 
         return shop.database.read_now(read)
 

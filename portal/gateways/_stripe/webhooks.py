@@ -5,8 +5,10 @@ digest of the secret is left in the endpoint's metadata: by it a later look know
 Source: https://docs.stripe.com/api/webhook_endpoints
 """
 
+import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from typing import Any
 
 from portal.gateways._stripe.shapes import as_dict, id_of, safe
 from portal.gateways._stripe.wire import VERSION, Json, Wire, legible
@@ -48,8 +50,7 @@ async def register(wire: Wire, url: str, key: str, secret: str) -> Registration:
         if ours is None:
             return await _replace(wire, url, key, found)
         if ours.get("status") != "enabled" or set(ours.get("enabled_events") or []) != set(EVENTS):
-            path = f"{PATH}/{safe(ours['id'])}"
-            await wire.write("post", path, f"{key}-update", enabled_events=list(EVENTS), disabled="false")
+            await _change(wire, ours["id"], enabled_events=list(EVENTS), disabled="false")
         note = await _remove(wire, key, [one for one in found if one is not ours])
         return Registration(ours["id"], {"webhook_secret": secret}, note)
 
@@ -66,27 +67,35 @@ def _is_ours(one: Json, secret: str) -> bool:
 
 async def _replace(wire: Wire, url: str, key: str, former: Sequence[Json]) -> Registration:
     """Once the secret is told nothing may fail any more: what goes wrong after it is a note."""
+    remote_id, secret = await _make(wire, url, key)
     try:
-        made = await wire.write(
-            "post",
-            PATH,
-            key,
-            url=url,
-            enabled_events=list(EVENTS),
-            api_version=VERSION,
-            description="Customer portal",
-        )
+        await _change(wire, remote_id, metadata={MARK: digest(secret)})
+    except Gone:  # the answer of an earlier try was given again, and somebody has removed what it made
+        remote_id, secret = await _make(wire, url, f"{key}-again")
+        with suppress(GatewayError):
+            await _change(wire, remote_id, metadata={MARK: digest(secret)})
+    except GatewayError:
+        pass
+    note = await _remove(wire, key, [one for one in former if id_of(one) != remote_id])
+    return Registration(remote_id, {"webhook_secret": secret}, note)
+
+
+async def _make(wire: Wire, url: str, key: str) -> tuple[str, str]:
+    wish: Json = {"url": url, "enabled_events": list(EVENTS), "api_version": VERSION}
+    try:
+        made = await wire.write("post", PATH, key, **wish, description="Customer portal")
     except Declined as declined:
         hint = f"{declined.hint} Stripe keeps 16 endpoints at most, and calls only addresses that begin with https."
         raise Declined(declined.customer, hint, declined.reason) from declined
     remote_id, secret = id_of(made), made.get("secret")
     if not remote_id or not isinstance(secret, str):
         raise Unavailable("Stripe does not answer at the moment.", "The endpoint has no secret.", sent=True)
-    with suppress(GatewayError):
-        mark = {MARK: digest(secret)}
-        await wire.write("post", f"{PATH}/{safe(remote_id)}", f"{key}-mark", metadata=mark)
-    note = await _remove(wire, key, [one for one in former if id_of(one) != remote_id])
-    return Registration(remote_id, {"webhook_secret": secret}, note)
+    return remote_id, secret
+
+
+async def _change(wire: Wire, remote_id: str, **fields: Any) -> None:
+    """Under a key of its own each time: it may be done twice, and an old answer would hide what is true now."""
+    await wire.write("post", f"{PATH}/{safe(remote_id)}", secrets.token_hex(16), **fields)
 
 
 async def _remove(wire: Wire, key: str, former: Sequence[Json]) -> str:

@@ -428,14 +428,14 @@ def upgrade() -> None:
         )
 
     with op.batch_alter_table("invoice", schema=None) as batch_op:
-        batch_op.add_column(sa.Column("said_at", sa.DateTime(timezone=True), nullable=True))
+        batch_op.add_column(sa.Column("said_id", sa.BigInteger(), nullable=True))
         batch_op.create_index("ix_invoice_customer", ["portal_id", "customer_id", "id"], unique=False)
         batch_op.create_index(
             "ix_invoice_nobodys",
-            ["portal_id", "customer_id", "placed_at", "id"],
+            ["portal_id", "placed_at", "id"],
             unique=False,
-            sqlite_where=sa.text("customer_id IS NULL AND said_at IS NULL AND payment_remote IS NULL"),
-            postgresql_where=sa.text("customer_id IS NULL AND said_at IS NULL AND payment_remote IS NULL"),
+            sqlite_where=sa.text("coalesce(customer_id, said_id) IS NULL AND payment_remote IS NULL"),
+            postgresql_where=sa.text("coalesce(customer_id, said_id) IS NULL AND payment_remote IS NULL"),
         )
         batch_op.create_index("ix_invoice_number", ["portal_id", "number"], unique=False)
 
@@ -466,31 +466,31 @@ def upgrade() -> None:
         batch_op.alter_column("portal_id", existing_type=sa.BIGINT(), nullable=True)
 
     with op.batch_alter_table("order_", schema=None) as batch_op:
-        batch_op.add_column(sa.Column("said_at", sa.DateTime(timezone=True), nullable=True))
+        batch_op.add_column(sa.Column("said_id", sa.BigInteger(), nullable=True))
         batch_op.create_index(
             "ix_order_amount", ["portal_id", "currency", "amount_minor", "placed_at", "id"], unique=False
         )
         batch_op.create_index(
             "ix_order_nobodys",
-            ["portal_id", "customer_id", "placed_at", "id"],
+            ["portal_id", "placed_at", "id"],
             unique=False,
-            sqlite_where=sa.text("customer_id IS NULL AND said_at IS NULL"),
-            postgresql_where=sa.text("customer_id IS NULL AND said_at IS NULL"),
+            sqlite_where=sa.text("coalesce(customer_id, said_id) IS NULL"),
+            postgresql_where=sa.text("coalesce(customer_id, said_id) IS NULL"),
         )
         batch_op.create_index("ix_order_number", ["portal_id", "number", "placed_at", "id"], unique=False)
         batch_op.create_index("ix_order_portal", ["portal_id", "id"], unique=False)
 
     with op.batch_alter_table("payment", schema=None) as batch_op:
-        batch_op.add_column(sa.Column("said_at", sa.DateTime(timezone=True), nullable=True))
+        batch_op.add_column(sa.Column("said_id", sa.BigInteger(), nullable=True))
         batch_op.create_index(
             "ix_payment_amount", ["portal_id", "currency", "amount_minor", "placed_at", "id"], unique=False
         )
         batch_op.create_index(
             "ix_payment_nobodys",
-            ["portal_id", "customer_id", "placed_at", "id"],
+            ["portal_id", "placed_at", "id"],
             unique=False,
-            sqlite_where=sa.text("customer_id IS NULL AND said_at IS NULL"),
-            postgresql_where=sa.text("customer_id IS NULL AND said_at IS NULL"),
+            sqlite_where=sa.text("coalesce(customer_id, said_id) IS NULL"),
+            postgresql_where=sa.text("coalesce(customer_id, said_id) IS NULL"),
         )
 
     with op.batch_alter_table("portal", schema=None) as batch_op:
@@ -506,17 +506,17 @@ def upgrade() -> None:
         batch_op.add_column(sa.Column("version", sa.Integer(), server_default="1", nullable=False))
 
     with op.batch_alter_table("refund", schema=None) as batch_op:
-        batch_op.add_column(sa.Column("said_at", sa.DateTime(timezone=True), nullable=True))
+        batch_op.add_column(sa.Column("said_id", sa.BigInteger(), nullable=True))
         batch_op.create_index("ix_refund_customer", ["portal_id", "customer_id"], unique=False)
 
     with op.batch_alter_table("remote_customer", schema=None) as batch_op:
-        batch_op.add_column(sa.Column("said_at", sa.DateTime(timezone=True), nullable=True))
+        batch_op.add_column(sa.Column("said_id", sa.BigInteger(), nullable=True))
         batch_op.create_index(
             "ix_remote_customer_nobodys",
-            ["portal_id", "customer_id", "placed_at", "id"],
+            ["portal_id", "placed_at", "id"],
             unique=False,
-            sqlite_where=sa.text("customer_id IS NULL AND said_at IS NULL"),
-            postgresql_where=sa.text("customer_id IS NULL AND said_at IS NULL"),
+            sqlite_where=sa.text("coalesce(customer_id, said_id) IS NULL"),
+            postgresql_where=sa.text("coalesce(customer_id, said_id) IS NULL"),
         )
 
     with op.batch_alter_table("request", schema=None) as batch_op:
@@ -535,7 +535,7 @@ def upgrade() -> None:
         batch_op.add_column(sa.Column("return_url", sa.String(), nullable=True))
 
     with op.batch_alter_table("subscription", schema=None) as batch_op:
-        batch_op.add_column(sa.Column("said_at", sa.DateTime(timezone=True), nullable=True))
+        batch_op.add_column(sa.Column("said_id", sa.BigInteger(), nullable=True))
         batch_op.create_index(
             "ix_subscription_amount",
             ["portal_id", "currency", "amount_minor", "placed_at", "id"],
@@ -553,10 +553,10 @@ def upgrade() -> None:
         )
         batch_op.create_index(
             "ix_subscription_nobodys",
-            ["portal_id", "customer_id", "placed_at", "id"],
+            ["portal_id", "placed_at", "id"],
             unique=False,
-            sqlite_where=sa.text("customer_id IS NULL AND said_at IS NULL"),
-            postgresql_where=sa.text("customer_id IS NULL AND said_at IS NULL"),
+            sqlite_where=sa.text("coalesce(customer_id, said_id) IS NULL"),
+            postgresql_where=sa.text("coalesce(customer_id, said_id) IS NULL"),
         )
         batch_op.create_index(
             "ix_subscription_past_due",
@@ -576,8 +576,8 @@ def downgrade() -> None:
         )
         batch_op.drop_index(
             "ix_subscription_nobodys",
-            sqlite_where=sa.text("customer_id IS NULL AND said_at IS NULL"),
-            postgresql_where=sa.text("customer_id IS NULL AND said_at IS NULL"),
+            sqlite_where=sa.text("coalesce(customer_id, said_id) IS NULL"),
+            postgresql_where=sa.text("coalesce(customer_id, said_id) IS NULL"),
         )
         batch_op.drop_index(
             "ix_subscription_kept",
@@ -586,7 +586,7 @@ def downgrade() -> None:
         )
         batch_op.drop_index("ix_subscription_figures")
         batch_op.drop_index("ix_subscription_amount")
-        batch_op.drop_column("said_at")
+        batch_op.drop_column("said_id")
 
     with op.batch_alter_table("session", schema=None) as batch_op:
         batch_op.drop_column("return_url")
@@ -604,14 +604,14 @@ def downgrade() -> None:
     with op.batch_alter_table("remote_customer", schema=None) as batch_op:
         batch_op.drop_index(
             "ix_remote_customer_nobodys",
-            sqlite_where=sa.text("customer_id IS NULL AND said_at IS NULL"),
-            postgresql_where=sa.text("customer_id IS NULL AND said_at IS NULL"),
+            sqlite_where=sa.text("coalesce(customer_id, said_id) IS NULL"),
+            postgresql_where=sa.text("coalesce(customer_id, said_id) IS NULL"),
         )
-        batch_op.drop_column("said_at")
+        batch_op.drop_column("said_id")
 
     with op.batch_alter_table("refund", schema=None) as batch_op:
         batch_op.drop_index("ix_refund_customer")
-        batch_op.drop_column("said_at")
+        batch_op.drop_column("said_id")
 
     with op.batch_alter_table("portal", schema=None) as batch_op:
         batch_op.drop_column("version")
@@ -628,22 +628,22 @@ def downgrade() -> None:
     with op.batch_alter_table("payment", schema=None) as batch_op:
         batch_op.drop_index(
             "ix_payment_nobodys",
-            sqlite_where=sa.text("customer_id IS NULL AND said_at IS NULL"),
-            postgresql_where=sa.text("customer_id IS NULL AND said_at IS NULL"),
+            sqlite_where=sa.text("coalesce(customer_id, said_id) IS NULL"),
+            postgresql_where=sa.text("coalesce(customer_id, said_id) IS NULL"),
         )
         batch_op.drop_index("ix_payment_amount")
-        batch_op.drop_column("said_at")
+        batch_op.drop_column("said_id")
 
     with op.batch_alter_table("order_", schema=None) as batch_op:
         batch_op.drop_index("ix_order_portal")
         batch_op.drop_index("ix_order_number")
         batch_op.drop_index(
             "ix_order_nobodys",
-            sqlite_where=sa.text("customer_id IS NULL AND said_at IS NULL"),
-            postgresql_where=sa.text("customer_id IS NULL AND said_at IS NULL"),
+            sqlite_where=sa.text("coalesce(customer_id, said_id) IS NULL"),
+            postgresql_where=sa.text("coalesce(customer_id, said_id) IS NULL"),
         )
         batch_op.drop_index("ix_order_amount")
-        batch_op.drop_column("said_at")
+        batch_op.drop_column("said_id")
 
     with op.batch_alter_table("login_token", schema=None) as batch_op:
         batch_op.alter_column("portal_id", existing_type=sa.BIGINT(), nullable=False)
@@ -671,11 +671,11 @@ def downgrade() -> None:
         batch_op.drop_index("ix_invoice_number")
         batch_op.drop_index(
             "ix_invoice_nobodys",
-            sqlite_where=sa.text("customer_id IS NULL AND said_at IS NULL AND payment_remote IS NULL"),
-            postgresql_where=sa.text("customer_id IS NULL AND said_at IS NULL AND payment_remote IS NULL"),
+            sqlite_where=sa.text("coalesce(customer_id, said_id) IS NULL AND payment_remote IS NULL"),
+            postgresql_where=sa.text("coalesce(customer_id, said_id) IS NULL AND payment_remote IS NULL"),
         )
         batch_op.drop_index("ix_invoice_customer")
-        batch_op.drop_column("said_at")
+        batch_op.drop_column("said_id")
 
     with op.batch_alter_table("event", schema=None) as batch_op:
         batch_op.drop_index(

@@ -25,7 +25,8 @@ async def form(request: Request) -> Response:
 
 
 def _form(request: Request, aim: str, error: str | None = None, typed: str = "") -> Response:
-    return door(request, "door/form.html", 422 if error else 200, next=aim, error=error, typed=typed)
+    status = 422 if error else 200
+    return door(request, "door/form.html", status, script=True, next=aim, error=error, typed=typed)
 
 
 async def ask(request: Request) -> Response:

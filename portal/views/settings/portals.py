@@ -8,7 +8,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from portal import brand, clock, merchants, render, sites, tenancy, uploads, viewing
+from portal import brand, clock, domains, merchants, render, sites, tenancy, uploads, viewing
 from portal.ids import id_text
 from portal.merchants import Person
 from portal.multipart import Upload, read_form
@@ -58,8 +58,6 @@ def _new(request: Request, typed: dict[str, str], problems: dict[str, str]) -> R
 @merchants.may("editor")
 async def create(request: Request) -> Response:
     """A portal of exactly three things: name, domain (which is to be proved afterwards), logo."""
-    from portal import domains
-
     form = await read_form(request, MOST_BYTES)
     person: Person = request.state.person
     settings, database = request.app.state.settings, request.app.state.database
@@ -95,8 +93,6 @@ async def _drawn(upload: Upload | None) -> uploads.Logo | None:
 
 
 def _create(db: Session, person: Person, name: str, domain: str | None, logo: Any, settings: Any) -> int:
-    from portal import domains
-
     row = sites.create(db, person, name, settings.base_domain, settings.admin_host)
     if domain is not None:
         domains.claim(db, row.id, domain, clock.now())
@@ -135,7 +131,7 @@ async def _show(
     site, settings = request.state.site, request.app.state.settings
     values = typed or {name: getattr(site, name) or "" for name in sites.FIELDS}
     pictures = await request.app.state.database.read(sites.logos, site)
-    host = site.domain or f"{site.slug}.{settings.base_domain}"
+    host = (await request.app.state.database.read(tenancy.portal_by_id, site.id, settings.base_domain)).host
     return render.settings(
         request,
         "settings/portal.html",

@@ -5,7 +5,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from portal import clock, merchants, render, totp
+from portal import clock, merchants, passkeys, render, totp
 from portal.merchants import Person
 from portal.texts import gettext as _
 
@@ -38,6 +38,7 @@ async def show(
         "security",
         422 if problems else 200,
         has=await state.database.read(totp.factors, person.user_id),
+        keys=await state.database.read(passkeys.own, person.user_id),
         sessions=await state.database.read(merchants.own_sessions, person, clock.now()),
         pending=totp.address(secret, person.email, _("Customer Portal")) if secret else None,
         secret=totp.grouped(secret) if secret else None,

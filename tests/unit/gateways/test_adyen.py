@@ -18,7 +18,7 @@ import pytest
 from portal import clock
 from portal.gateways import _adyen
 from portal.gateways import gateway as make_gateway
-from portal.gateways.adyen import LIVE, TEST, Adapter
+from portal.gateways.adyen import LIVE, MANAGEMENT, TEST, Adapter
 from portal.gateways.base import (
     BadSignature,
     CustomerRecord,
@@ -729,7 +729,7 @@ def test_a_prefix_that_is_none_reaches_no_host(prefix: str) -> None:
 
 
 def test_the_host_of_the_facts_is_what_a_stand_in_replaces() -> None:
-    assert {TEST, LIVE} == set(facts("adyen").hosts.calls)
+    assert {TEST, LIVE, *MANAGEMENT.values()} == set(facts("adyen").hosts.calls)
     live = make_gateway("adyen", {**CREDENTIALS, "live_prefix": "a1-Shop"}, simulator="http://127.0.0.1:9")
     assert live.base(LIVE) == "http://127.0.0.1:9"
 

@@ -804,7 +804,7 @@ def test_the_former_key_is_kept_beside_and_user_and_password_stay(adyen: Simulat
 
 def test_without_a_password_one_is_made_that_nobody_can_guess(adyen: Simulator) -> None:
     none = dict.fromkeys(("webhook_username", "webhook_password", "hmac_key"), "")
-    first, second = registered(adyen, **none), registered(adyen, **none)
+    first, second = registered(adyen, None, **none), registered(adyen, None, **none)
     assert "hmac_key_old" not in first.credentials
     assert len(first.credentials["webhook_password"]) >= 32
     assert first.credentials["webhook_password"] != second.credentials["webhook_password"]
@@ -856,12 +856,8 @@ def test_a_test_that_adyen_could_not_deliver_says_what_adyen_saw(adyen: Simulato
 
 
 def test_only_events_that_lead_somewhere_are_asked_for_and_the_test_leads_nowhere() -> None:
-    about = {
-        "pspReference": "P",
-        "originalReference": "O",
-        "amount": {"value": 1, "currency": "EUR"},
-        "success": "true",
-    }
+    about: dict[str, Any] = {"pspReference": "P", "originalReference": "O", "success": "true"}
+    about["amount"] = {"value": 1, "currency": "EUR"}
     about["additionalData"] = {"shopperReference": "s-1", "modification.action": "refund"}
     for code in _adyen_webhooks.EVENTS:
         assert _adyen.event(_adyen.kept({**about, "eventCode": code}, origin=True)).subject is not None, code

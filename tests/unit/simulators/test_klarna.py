@@ -17,7 +17,7 @@ import httpx2 as httpx
 import pytest
 
 from portal import clock
-from portal.gateways import base, facts, gateway, http
+from portal.gateways import _klarna_webhooks, base, facts, gateway, http
 from portal.gateways.base import (
     BadSignature,
     Declined,
@@ -26,9 +26,11 @@ from portal.gateways.base import (
     Leave,
     Page,
     Ref,
+    Registration,
     Snapshot,
     SubscriptionRecord,
     Unavailable,
+    Unsupported,
 )
 from portal.gateways.capabilities import KEYS, METHODS, disagreements
 from portal.gateways.klarna import Adapter
@@ -44,9 +46,18 @@ Result = TypeVar("Result")
 
 
 def held(path: Any) -> Callable[[Exchange], list[str]]:
-    """The contract; it names the paths of v2 without /v2, and the sorts of a line as one word with bars in it."""
+    """The contract; it names the paths of v2 without /v2, and the sorts of a line as one word with bars in it.
+
+    It knows no list of webhooks; Klarna's own pages do: docs.klarna.com/api/kn/klarna-notifications-api.
+    """
     check = contract(path, ignore=("physical|discount",))
-    return lambda exchange: check(replace(exchange, path=exchange.path.removeprefix("/v2")))
+
+    def told(exchange: Exchange) -> list[str]:
+        listed = ("GET", "/v2/notification/webhooks")
+        known = (exchange.method, exchange.path) == listed
+        return [] if known else check(replace(exchange, path=exchange.path.removeprefix("/v2")))
+
+    return told
 
 
 @pytest.fixture(autouse=True)
@@ -893,3 +904,118 @@ def test_the_contract_would_notice_what_is_wrong() -> None:
     assert check(wrong)
     unknown = replace(wrong, method="DELETE", body=b"")
     assert check(unknown)
+
+
+# The webhook that is registered
+
+HERE = "https://pay.example/webhooks/abc"
+
+
+def registered(sim: Simulator, sample: Sample, **other: str) -> Registration:
+    return ask(sim, sample, lambda one: one.register_webhook(HERE, "wish-1"), **other)
+
+
+def test_a_webhook_is_made_tested_and_removed_with_the_key_that_is_known(sim: Simulator) -> None:
+    shop = opened(sim, 0, filled=False)
+    account = sim.account(shop)
+    made = registered(sim, shop)
+    hook = account["hooks"][made.remote_id]
+    assert hook["event_types"] == list(_klarna_webhooks.EVENTS)
+    names = ("signing_key_id", "signing_key")
+    assert dict(made.credentials) == {name: shop.credentials[name] for name in names}
+    kind = ask(sim, shop, lambda one: one.send_test_event(made.remote_id))
+    assert kind == "payment.request.state-change.completed"
+    sent = sim.sent[-1]
+    (event,) = gateway_of(sim, shop).verify(list(sent.headers.items()), sent.body, clock.now())
+    assert (sent.url, event.type) == (HERE, kind)
+    with pytest.raises(Gone):  # it is about a payment that there is not
+        ask(sim, shop, lambda one: one.refetch(event))
+    ask(sim, shop, lambda one: one.unregister_webhook(made.remote_id))
+    assert made.remote_id not in account["hooks"]
+
+
+def test_a_webhook_that_is_right_is_only_looked_at(sim: Simulator) -> None:
+    shop = opened(sim, 0, filled=False)
+    made = registered(sim, shop)
+    sim.calls.clear()
+    assert registered(sim, shop) == made
+    assert {one.method for one in sim.calls} == {"GET"}
+
+
+@pytest.mark.parametrize("other", [{"signing_key_id": "", "signing_key": ""}, {"signing_key": ""}])
+def test_without_a_whole_key_a_new_one_is_made(sim: Simulator, other: dict[str, str]) -> None:
+    shop = opened(sim, 0, filled=False)
+    made = registered(sim, shop, **other)
+    keys, hook = sim.account(shop)["keys"], sim.account(shop)["hooks"][made.remote_id]
+    assert made.credentials["signing_key_id"] == hook["signing_key_id"] != shop.credentials["signing_key_id"]
+    assert made.credentials["signing_key"] == keys[hook["signing_key_id"]]["text"]
+    assert set(made.credentials) == {"signing_key_id", "signing_key"}
+
+
+def test_a_key_that_klarna_does_not_know_any_more_is_replaced_and_kept_beside(sim: Simulator) -> None:
+    shop = opened(sim, 0, filled=False)
+    sim.account(shop)["keys"].clear()
+    sim.account(shop)["hooks"].clear()
+    made = registered(sim, shop)
+    assert made.credentials["signing_key_id_old"] == shop.credentials["signing_key_id"]
+    assert made.credentials["signing_key_old"] == shop.credentials["signing_key"]
+    assert made.credentials["signing_key_id"] != shop.credentials["signing_key_id"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"status": "DISABLED"},
+        {"event_types": ["payment.request.state-change.expired"]},
+        {"event_version": "v1"},
+        {"signing_key_id": "krn:partner:global:notification:signing-key:another"},
+    ],
+)
+def test_a_webhook_that_is_not_right_is_replaced(sim: Simulator, change: dict[str, Any]) -> None:
+    """The first is refused as one that is there already: then the former goes before the new one comes."""
+    shop = opened(sim, 0, filled=False)
+    account = sim.account(shop)
+    former = registered(sim, shop)
+    account["hooks"][former.remote_id] |= change
+    made = registered(sim, shop)
+    assert [name for name, one in account["hooks"].items() if one["url"] == HERE] == [made.remote_id]
+    assert made.remote_id != former.remote_id
+    assert account["hooks"][made.remote_id]["status"] == "ENABLED"
+    assert made.note == ""
+
+
+def test_a_classic_account_is_told_what_to_do_by_hand(sim: Simulator) -> None:
+    shop = opened(sim, 2, filled=False)
+    for wish in (
+        lambda one: one.register_webhook(HERE, "wish-1"),
+        lambda one: one.unregister_webhook("krn:x"),
+        lambda one: one.send_test_event("krn:x"),
+    ):
+        with pytest.raises(Unsupported) as caught:
+            ask(sim, shop, wish)
+        assert "push address with every order" in caught.value.hint
+    assert sim.calls == []
+
+
+def test_a_merchant_who_is_no_partner_is_told_the_other_way(sim: Simulator) -> None:
+    shop = opened(sim, 0, filled=False)
+    sim.account(shop)["signing"] = None
+    for wish in (
+        lambda one: one.register_webhook(HERE, "wish-1"),
+        lambda one: one.unregister_webhook("krn:x"),
+        lambda one: one.send_test_event("krn:x"),
+    ):
+        with pytest.raises(Unavailable) as caught:
+            ask(sim, shop, wish)
+        assert "Notification API" in caught.value.hint
+        assert "partner portal" in caught.value.hint
+
+
+def test_a_former_webhook_that_stays_is_told_and_the_key_is_not_lost(sim: Simulator) -> None:
+    shop = opened(sim, 0, filled=False)
+    former = registered(sim, shop)
+    sim.account(shop)["hooks"][former.remote_id]["event_types"] = ["payment.*"]
+    sim.fail_writes = ["", "500"]
+    made = registered(sim, shop)
+    assert former.remote_id in made.note
+    assert made.credentials["signing_key"] not in made.note

@@ -12,7 +12,8 @@ import httpx2 as httpx
 import pytest
 
 from portal import clock
-from portal.gateways import http
+from portal.gateways import _mollie, http
+from portal.gateways import _mollie_webhooks as webhooks
 from portal.gateways.base import (
     BadSignature,
     Declined,
@@ -22,6 +23,7 @@ from portal.gateways.base import (
     Line,
     Page,
     Ref,
+    Registration,
     Snapshot,
     SubscriptionRecord,
     Unavailable,
@@ -928,3 +930,136 @@ def test_lists_are_newest_first_or_the_other_way_round(mollie: Simulator) -> Non
     assert down["count"] == len(ids)
     times = [one["createdAt"] for one in down["_embedded"]["payments"]]
     assert times == sorted(times, reverse=True)
+
+
+# The webhook that is registered
+
+HERE = "https://pay.acme.example/webhooks/abc"
+
+
+def with_keys(mollie: Simulator, what: Callable[[Adapter], Awaitable[Result]], **keys: str) -> Result:
+    """With a gateway of its own: the desk keeps one for each profile's key."""
+
+    async def main() -> Result:
+        addresses = dict.fromkeys(("api.mollie.com", "www.mollie.com"), mollie.address)
+        one = Adapter({**SHOP.credentials, **keys}, addresses=addresses)
+        try:
+            return await what(one)
+        finally:
+            await one.aclose()
+
+    return asyncio.run(main())
+
+
+def registered(mollie: Simulator, key: str = "wish-1", **keys: str) -> Registration:
+    return with_keys(mollie, lambda one: one.register_webhook(HERE, key), **keys)
+
+
+def hooks(mollie: Simulator) -> list[dict[str, Any]]:
+    return [one for one in mollie.account(SHOP)["hooks"].values() if one["url"] == HERE]
+
+
+def test_a_webhook_is_made_marked_tested_and_removed(mollie: Simulator) -> None:
+    made = registered(mollie)
+    (hook,) = hooks(mollie)
+    secret = made.credentials["webhook_secret"]
+    assert (hook["id"], hook["mode"], hook["eventTypes"]) == (made.remote_id, "test", list(webhooks.EVENTS))
+    assert secret == hook[".secret"]
+    assert hook["name"] == webhooks._named(secret)
+    assert secret not in hook["name"]
+    assert with_keys(mollie, lambda one: one.send_test_event(made.remote_id)) == "hook.ping"
+    sent = mollie.sent[-1]
+    ours = Adapter({"webhook_secret": secret})
+    (event,) = ours.verify(list(sent.headers.items()), sent.body, clock.now())
+    assert (event.type, event.subject) == ("hook.ping", None)
+    with_keys(mollie, lambda one: one.unregister_webhook(made.remote_id))
+    assert hooks(mollie) == []
+
+
+@pytest.mark.parametrize("kind", webhooks.EVENTS)
+def test_every_event_that_is_asked_for_leads_somewhere(kind: str) -> None:
+    sort = kind.partition(".")[0]
+    entity = {"payment": "tr_1", "sales-invoice": "invoice_1"}.get(sort, "x_1")
+    said = {"resource": "event", "id": "event_1", "type": kind, "entityId": entity}
+    (event,) = _mollie.events({**said, "_embedded": {"entity": {"paymentId": "tr_1"}}})
+    assert event.subject is not None
+
+
+def test_a_webhook_whose_secret_is_known_is_only_looked_at(mollie: Simulator) -> None:
+    made = registered(mollie)
+    mollie.calls.clear()
+    again = registered(mollie, "wish-2", **made.credentials)
+    assert again.remote_id == made.remote_id
+    assert writes(mollie) == []
+
+
+def test_a_webhook_with_too_few_events_is_changed(mollie: Simulator) -> None:
+    made = registered(mollie)
+    hooks(mollie)[0]["eventTypes"] = ["payment.paid"]
+    assert registered(mollie, "wish-2", **made.credentials).remote_id == made.remote_id
+    assert hooks(mollie)[0]["eventTypes"] == list(webhooks.EVENTS)
+
+
+@pytest.mark.parametrize("status", ["blocked", "disabled"])
+def test_a_webhook_that_is_switched_off_is_replaced(mollie: Simulator, status: str) -> None:
+    made = registered(mollie)
+    hooks(mollie)[0]["status"] = status
+    again = registered(mollie, "wish-2", **made.credentials)
+    assert [one["id"] for one in hooks(mollie)] == [again.remote_id]
+    assert again.remote_id != made.remote_id
+
+
+def test_a_live_key_registers_for_live_and_sends_no_testmode(mollie: Simulator) -> None:
+    registered(mollie, api_key=CLASSIC.credentials["api_key"])
+    assert hooks(mollie)[0]["mode"] == "live"
+    assert not any(b"testmode" in one.body for one in mollie.calls)
+
+
+def test_an_account_that_is_told_less_still_gets_its_webhook(mollie: Simulator) -> None:
+    mollie.account(SHOP)["untold"] = ["chargeback.received", "sales-invoice.paid"]
+    made = registered(mollie)
+    assert hooks(mollie)[0]["eventTypes"] == [*webhooks.PAYMENTS, *webhooks.REFUNDS]
+    assert "chargebacks" in made.note
+    again = registered(mollie, "wish-2", **made.credentials)
+    assert again.remote_id == made.remote_id
+
+
+def test_without_an_organisation_token_it_is_said_how_to_do_it_by_hand(mollie: Simulator) -> None:
+    for wish in (
+        lambda one: one.register_webhook(HERE, "wish-1"),
+        lambda one: one.unregister_webhook("hook_1"),
+        lambda one: one.send_test_event("hook_1"),
+    ):
+        with pytest.raises(Unsupported) as caught:
+            with_keys(mollie, wish, organization_token="")
+        assert "webhooks.write" in caught.value.hint
+        assert "Developers > Webhooks" in caught.value.hint
+    assert mollie.calls == []
+
+
+@pytest.mark.parametrize("token", ["the profile's key", "a token without the permission"])
+def test_a_token_that_may_not_is_told_the_permissions(mollie: Simulator, token: str) -> None:
+    keys = {"organization_token": SHOP.credentials["api_key"]} if token == "the profile's key" else {}
+    mollie.account(SHOP)["scopes"] = ["webhooks.read"]
+    with pytest.raises(Unavailable) as caught:
+        registered(mollie, **keys)
+    assert webhooks.SCOPES in caught.value.hint
+    assert hooks(mollie) == []
+
+
+def test_a_webhook_is_found_on_any_page_of_the_list(mollie: Simulator) -> None:
+    made = registered(mollie)
+    account = mollie.account(SHOP)
+    for number in range(600):
+        mollie._new_hook(account, "other", f"https://other.example/{number}", ["*"], "")
+    assert registered(mollie, "wish-2", **made.credentials).remote_id == made.remote_id
+
+
+def test_a_former_webhook_that_stays_is_told_and_the_secret_is_not_lost(mollie: Simulator) -> None:
+    former = registered(mollie)
+    mollie.fail_writes = ["", "", "500"]
+    made = registered(mollie, "wish-2")
+    assert former.remote_id in made.note
+    assert made.credentials["webhook_secret"] not in made.note
+    registered(mollie, "wish-3", **made.credentials)
+    assert [one["id"] for one in hooks(mollie)] == [made.remote_id]

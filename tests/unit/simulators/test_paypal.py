@@ -17,7 +17,8 @@ import pytest
 
 from portal import clock
 from portal.gateways import base, facts, gateway, http
-from portal.gateways._paypal import records, webhooks
+from portal.gateways._paypal import records as paypals
+from portal.gateways._paypal import webhooks
 from portal.gateways.base import BadSignature, Declined, Gone, Leave, Ref, Snapshot, Unavailable, Unsupported
 from portal.gateways.capabilities import Circumstances
 from portal.gateways.paypal import Adapter
@@ -1062,14 +1063,14 @@ def test_a_webhook_that_is_right_is_only_looked_at(served: Simulator) -> None:
 
 @pytest.mark.parametrize("kind", webhooks.EVENTS)
 def test_every_event_that_is_asked_for_leads_somewhere(kind: str) -> None:
-    resource = {
+    resource: dict[str, Any] = {
         "id": "X1",
         "billing_agreement_id": "I-1",
         "disputed_transactions": [{"seller_transaction_id": "Y1"}],
     }
     resource |= {"invoice": {"id": "INV2-1"}, "supplementary_data": {"related_ids": {"order_id": "O1"}}}
     told = {"id": "WH-1", "event_type": kind, "resource_type": "x", "resource": resource}
-    assert records.event(told).subject is not None
+    assert paypals.event(told).subject is not None
 
 
 def test_an_app_without_the_scope_is_told_which(served: Simulator) -> None:
