@@ -9,6 +9,7 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import takewhile
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
@@ -423,9 +424,20 @@ def accounts(db: Session, portal_id: int) -> Accounts:
 
 def customers(db: Session, portal_id: int, query: CustomersQuery) -> Customers:
     row = models.Customer
-    wanted = [] if query.email is None else [col(row.email) == (sync.normalized(query.email) or "")]
-    found, following = _newest(db, row, portal_id, query, wanted)
+    if query.email is None:
+        found, following = _newest(db, row, portal_id, query, [])
+    else:
+        found, following = _of_address(db, portal_id, query.email), None
     return Customers(data=[shapes.customer(one) for one in found], next=following)
+
+
+def _of_address(db: Session, portal_id: int, email: str) -> list[models.Customer]:
+    """The person who has an address; a further one leads to whom it was joined with."""
+    row = models.Customer
+    found = db.execute(
+        select(row).where(col(row.portal_id) == portal_id, col(row.email) == (sync.normalized(email) or ""))
+    ).scalar_one_or_none()
+    return [db.get_one(row, sync.joined(db, portal_id, found.id))] if found is not None else []
 
 
 def customer(db: Session, portal_id: int, customer_id: int) -> shapes.CustomerInFull:
@@ -497,12 +509,14 @@ SETTLED = timedelta(seconds=5)  # what is younger may still be overtaken by what
 def events(db: Session, portal_id: int, query: Paged, now: datetime) -> Events:
     """The portal's own events, oldest first: `after` with the last one that was seen gives what is new."""
     row = models.OwnEvent
-    where = [col(row.portal_id) == portal_id, col(row.at) <= now - SETTLED]
+    where = [col(row.portal_id) == portal_id]
     if query.after is not None:
         where.append(col(row.id) > _id(query.after))
     statement = select(row).where(*where).order_by(col(row.id))
     found, following = _cut(db, statement, query)
-    return Events(data=[_event(one) for one in found], next=following)
+    settled = list(takewhile(lambda one: one.at <= now - SETTLED, found))
+    following = following if len(settled) == len(found) else None
+    return Events(data=[_event(one) for one in settled], next=following)
 
 
 def _event(row: models.OwnEvent) -> Event:
@@ -595,7 +609,7 @@ def open_session(
         theirs = db.execute(
             select(col(row.id)).where(
                 col(row.portal_id) == portal.id,
-                col(row.customer_id) == person.id,
+                col(row.customer_id) == sync.joined(db, portal.id, person.id),
                 col(row.id) == subscription_id,
             )
         ).first()

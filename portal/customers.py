@@ -346,17 +346,9 @@ LISTS = ("orders", "payments", "subscriptions", "requests", "actions")
 
 
 def one_list(
-    db: Session,
-    portal_id: int,
-    customer_id: int,
-    name: str,
-    now: datetime,
-    after: Cursor | None,
-    before: int | None,
+    db: Session, portal_id: int, customer_id: int, name: str, after: Cursor | None, before: int | None
 ) -> Any:
-    """One page of one list of a customer, or None where there is no such customer."""
-    if customer(db, portal_id, customer_id) is None:
-        return None
+    """One page of one list of a customer."""
     match name:
         case "orders":
             return queries.orders(db, portal_id, customer_id, after)

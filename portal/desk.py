@@ -72,6 +72,7 @@ _LISTED = (
         _request,
         _customer,
         and_(_customer.c.id == _request.c.customer_id, _customer.c.portal_id == _request.c.portal_id),
+        isouter=True,  # so that no planner begins with the customers
     )
     .where(_request.c.portal_id == bindparam("portal"))
     .limit(PAGE + 1)

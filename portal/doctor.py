@@ -10,6 +10,7 @@ import shutil
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from email.message import EmailMessage
@@ -677,7 +678,9 @@ async def mail_server(settings: Settings) -> list[Finding]:
     try:
         async with asyncio.timeout(ALL_S):
             await smtp.connect()
+            await smtp.ehlo()
             version = getattr(smtp.get_transport_info("ssl_object"), "version", lambda: None)()
+            await smtp.quit()
     except (aiosmtplib.SMTPException, OSError, TimeoutError, ValueError) as error:
         return [_no_mail(where, error)]
     finally:
@@ -745,6 +748,8 @@ async def send_test(settings: Settings, to: str) -> Finding:
         async with asyncio.timeout(ALL_S):
             await smtp.connect()
             _refused, answer = await smtp.sendmail(settings.mail_from, [to], message.as_bytes())
+            with suppress(aiosmtplib.SMTPException):
+                await smtp.quit()
     except (
         aiosmtplib.SMTPRecipientsRefused,
         aiosmtplib.SMTPSenderRefused,

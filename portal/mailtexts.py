@@ -220,11 +220,11 @@ def problems(kind: Kind, subject: str, body: str) -> dict[str, str]:
     elif sentence := _wrong(kind, subject):
         found["subject"] = sentence
     if any(not c.isprintable() for c in body if c != "\n"):
-        found["body"] = _("There is a sign in it that can't be shown. Type it anew without it.")
+        found["words"] = _("There is a sign in it that can't be shown. Type it anew without it.")
     elif len(body) > BODY_LENGTH:
-        found["body"] = _("At most {most} characters.").format(most=BODY_LENGTH)
+        found["words"] = _("At most {most} characters.").format(most=BODY_LENGTH)
     elif sentence := _wrong(kind, body):
-        found["body"] = sentence
+        found["words"] = sentence
     return found
 
 

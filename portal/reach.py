@@ -86,7 +86,9 @@ def target(url: str, private: bool = False) -> Target:
     `private` is for development: plain http, and hosts of one's own network.
     """
     if len(url) > LONGEST or not _SAFE.fullmatch(url) or "\\" in url:
-        raise Refused(_("Give an address of at most 500 plain characters, such as https://app.example.com/hooks."))
+        raise Refused(
+            _("Give an address of at most 500 plain characters, such as https://app.example.com/hooks.")
+        )
     try:
         parts = urlsplit(url)
         port = parts.port

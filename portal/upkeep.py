@@ -30,6 +30,9 @@ def rotate_keys(database: Database, ring: str) -> int:
     last = 0
     while ids := database.write_now(_rotate_users, vault, last):
         last = ids[-1]
+    last = 0
+    while ids := database.write_now(_rotate_endpoints, vault, last):
+        last = ids[-1]
     return count
 
 
@@ -45,6 +48,22 @@ def _rotate_users(db: Session, vault: Vault, after: int) -> list[int]:
         if user.totp is not None:
             user.totp = vault.seal(0, user.id, vault.open(0, user.id, user.totp))
     return [user.id for user in found]
+
+
+def _rotate_endpoints(db: Session, vault: Vault, after: int) -> list[int]:
+    """The secrets by which deliveries to merchants' apps are signed."""
+    row = models.Endpoint
+    found = list(
+        db.execute(
+            select(row).where(col(row.id) > after).order_by(col(row.id)).limit(BATCH).with_for_update()
+        ).scalars()
+    )
+    for endpoint in found:
+        where = endpoint.portal_id, endpoint.id
+        endpoint.secret = vault.seal(*where, vault.open(*where, endpoint.secret))
+        if endpoint.previous_secret is not None:
+            endpoint.previous_secret = vault.seal(*where, vault.open(*where, endpoint.previous_secret))
+    return [endpoint.id for endpoint in found]
 
 
 def _rotate(db: Session, vault: Vault, after: int) -> list[int]:

@@ -282,7 +282,7 @@ async def list_accounts(call: Call) -> BaseModel:
 @operation(
     "GET",
     "/customers",
-    "Customers, newest first; by `email`, the one who has it.",
+    "Customers, newest first; by `email`, the one who has it, as a further address too.",
     api.Customers,
     "customers:read",
     query=api.CustomersQuery,

@@ -29,6 +29,7 @@ from tests.unit.builders import (
     make_payment,
     make_portal,
     make_subscription,
+    save,
 )
 
 SETTINGS = Settings(
@@ -585,7 +586,6 @@ def test_events_come_oldest_first_once_they_have_settled(app: App, acme: Shop, d
 
 LISTS: list[tuple[Any, str, dict[str, Any]]] = [
     (api.customers, "uq_customer_portal_id_id", {}),
-    (api.customers, "uq_customer_portal_id_email", {"email": "ana@example.com"}),
     (api.orders, "ix_order_portal", {}),
     (api.orders, "ix_order_portal", {"after": "7zzzzzzzzzzzz"}),
     (api.orders, "ix_order_list", {"customer": "ANA"}),
@@ -605,13 +605,11 @@ LISTS: list[tuple[Any, str, dict[str, Any]]] = [
 def test_every_list_is_read_by_its_index(
     database: Database, acme: Shop, read: Callable[..., Any], index: str, given: dict[str, Any]
 ) -> None:
-    if not database.is_sqlite:
-        pytest.skip("SQLite names an index by what was asked, whatever the number of rows")
-    for slug in range(6):
+    for slug in range(2):
         other = make_shop(database, f"shop-{slug}")
         other.ask()
         database.write_now(outgoing.of_customer, "customer.signed_in", other.ana, clock.now())
-        for number in range(6):
+        for number in range(25):
             who = make_customer(database, other.portal, f"c{number}@example.com")
             make_order(database, other.account, who)
             make_payment(database, other.account, who)
@@ -625,6 +623,10 @@ def test_every_list_is_read_by_its_index(
 
     def explain(db: Session) -> None:
         connection = db.connection()
+        if not database.is_sqlite:
+            # As with ten million rows: on few, reading them all would be cheaper than any index.
+            db.execute(text("SET LOCAL enable_seqscan = off"))
+            db.execute(text("SET LOCAL enable_bitmapscan = off"))
 
         def note(_c: Any, _k: Any, sql: str, parameters: Any, *_: Any) -> None:
             sent.append((sql, parameters))
@@ -634,16 +636,18 @@ def test_every_list_is_read_by_its_index(
         read(db, acme.portal.id, query, *([clock.now()] if read is api.events else []))
         event.remove(connection, "before_cursor_execute", note)
         lists = [one for one in sent if "LIMIT" in one[0]]
-        for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {lists[-1][0]}", lists[-1][1]):
+        word = "EXPLAIN QUERY PLAN" if database.is_sqlite else "EXPLAIN"
+        for row in connection.exec_driver_sql(f"{word} {lists[-1][0]}", lists[-1][1]):
             plans.append(str(row[-1]))
 
     database.write_now(explain)
     # SQLite has names of its own for the indexes of unique columns.
     names = (index, "sqlite_autoindex") if index.startswith("uq_") else (index,)
-    assert any(name in line and "portal_id=?" in line for line in plans for name in names), plans
-    assert not [line for line in plans if line.startswith("SCAN")], plans
+    assert any(name in line for line in plans for name in names), plans
+    assert any("portal_id=?" in line or "portal_id = " in line for line in plans), plans
+    assert not [line for line in plans if line.startswith("SCAN") or "Seq Scan" in line], plans
     if index != "ix_request_queue":  # of what is due at the same moment, the id decides
-        assert not [line for line in plans if "TEMP B-TREE" in line], plans
+        assert not [line for line in plans if "TEMP B-TREE" in line or line.strip().startswith("Sort")], plans
 
 
 QUERIES: dict[Any, Any] = {
@@ -997,6 +1001,30 @@ def test_the_flow_of_invoices_leads_to_the_payments(app: App, browser: Browser) 
     answer = browser.post(way_in(app, flow="invoices"))
     assert answer.headers["location"] == "/customers/payments"
     assert browser.get("/customers/payments").status_code == 200
+
+
+def test_a_further_address_leads_to_the_person_it_was_joined_with(
+    app: App, browser: Browser, acme: Shop, database: Database
+) -> None:
+    further = make_customer(database, acme.portal, "ana@work.example")
+    save(
+        database,
+        models.Join(
+            portal_id=acme.portal.id,
+            from_id=further.id,
+            into_id=acme.ana.id,
+            created_at=clock.now(),
+            expires_at=clock.now(),
+            proved_at=clock.now(),
+        ),
+    )
+    (found,) = app.get("/api/v1/customers?email=ana@work.example").json()["data"]
+    assert found["id"] == id_text(acme.ana.id)
+    ref = id_text(acme.subscription.id)
+    path = way_in(app, email="ana@work.example", flow="cancel", subscription=ref)
+    assert browser.post(path).headers["location"] == f"/customers/subscriptions/{ref}/cancel"
+    assert browser.get(f"/customers/subscriptions/{ref}/cancel").status_code == 200
+    assert acme.order.title in browser.get("/customers/orders").text
 
 
 @pytest.mark.parametrize(

@@ -67,6 +67,7 @@ TABLE: dict[str, str] = {
                 "ask_passkey",
                 "show_passkey",
             ),
+            *("join_link", "prove_join"),
             *("merchant_sign_out", "setup", "take_setup", "invitation", "take_invitation", "merchant_static"),
         ),
         PUBLIC,
@@ -125,6 +126,9 @@ TABLE |= {
                 "view_as",
             ),
             *("processors", "matrix", "account", "account_events", "developers", "endpoint", "deliveries"),
+            *("doctor", "doctor_area", "merchant_requests", "ready_answers", "merchant_request"),
+            *("merchant_customers", "unassigned", "unassigned_record", "assigned", "merchant_customer"),
+            *("merchant_order", "merchant_customer_list", "merchant_events", "merchant_event", "event_body"),
             *("delivery", "policy", "plans", "account_plans", "mails", "mail", "preview_mail", "privacy"),
         ),
         "viewer",
@@ -142,7 +146,9 @@ TABLE |= {
             ),
             *("change_account", "check_account", "test_event", "test_endpoint", "resend_delivery"),
             *("change_policy", "save_plan", "move_plan", "change_sender", "change_mail", "our_words"),
-            *("test_mail", "change_privacy"),
+            *("test_mail", "change_privacy", "doctor_keys", "save_ready_answer", "answer_request", "export"),
+            *("assign_record", "undo_assignment", "export_customer", "ask_join", "undo_join"),
+            *("replay_parked", "retry_sync", "replay_event"),
         ),
         "editor",
     ),
@@ -161,7 +167,7 @@ TABLE |= {
                 "revoke_key",
             ),
             *("new_endpoint", "add_endpoint", "change_endpoint", "rotate_secret", "switch_endpoint"),
-            *("ask_remove_endpoint", "remove_endpoint"),
+            *("ask_remove_endpoint", "remove_endpoint", "doctor_mail"),
         ),
         "owner",
     ),
@@ -253,7 +259,7 @@ def build(database: Database, slug: str, canary: str, hers: str) -> World:
     make_invoice(database, account, ana, number=f"{canary}{hers}-I", payment_remote=payment.remote_id)
     make_action(database, subscription, closed_at=now, phase="confirmed", params={"title": f"{canary}{hers}"})
     request = make_request(database, subscription, words=f"{canary}{hers} please")
-    make_order(database, account, None, title=f"{canary} unassigned", email=None)
+    lone = make_order(database, account, None, title=f"{canary} unassigned", email=None)
     common: dict[str, Any] = {"portal_id": portal.id}
     asset = save(
         database,
@@ -282,7 +288,7 @@ def build(database: Database, slug: str, canary: str, hers: str) -> World:
     ids = {
         "portal_id": portal.id, "account_id": account.id, "customer_id": ana.id, "order_id": order.id,
         "subscription_id": subscription.id, "payment_id": payment.id, "request_id": request.id,
-        "event_id": event.id, "endpoint_id": endpoint.id,
+        "event_id": event.id, "endpoint_id": endpoint.id, "record_id": lone.id,
     }  # fmt: skip
     texts = {"sha": asset.sha256, "reference": request.reference}
     world = World(portal, ana, ben, ids, texts)
@@ -349,15 +355,39 @@ def more(database: Database, world: World, canary: str) -> None:
         last_error=canary,
     )
     world.ids["delivery_id"] = save(database, delivery).id
-    job = models.Job(kind="mail", payload={"canary": canary}, run_at=now, created_at=now, dedupe=canary)
+    payload = {"account": world.ids["account_id"], "canary": canary}
+    job = models.Job(
+        kind="backfill", payload=payload, run_at=now, created_at=now, parked_at=now, error=canary
+    )
     world.ids["job_id"] = save(database, job).id
+    assignment = models.Assignment(
+        portal_id=world.portal.id,
+        account_id=world.ids["account_id"],
+        kind="order",
+        remote_id=f"{canary}-lone",
+        customer_id=world.ben.id,
+        at=now,
+    )
+    world.ids["assignment_id"] = save(database, assignment).id
+    join = models.Join(
+        portal_id=world.portal.id,
+        from_id=world.ben.id,
+        into_id=world.ana.id,
+        created_at=now,
+        expires_at=now + timedelta(days=1),
+        proved_at=now,
+    )
+    world.ids["join_id"] = save(database, join).id
 
 
 TEXTS = {
     "token": "A" * 43, "state": "A" * 43, "sealed": "A" * 60, "name": "portal.css", "step": "cancel",
     "colour": "2f6f4f", "processor": "stripe", "kind": "cancelled", "number": "1", "template": "cancelled",
-    "section": "orders", "what": "orders",
+    "section": "orders", "what": "orders", "area": "worker",
 }  # fmt: skip
+
+
+OF_ROUTE = {"unassigned_record": "order", "assign_record": "order", "doctor_area": "clock"}
 
 
 def address_of(route: Route, world: World) -> str:
@@ -367,7 +397,7 @@ def address_of(route: Route, world: World) -> str:
         name, _, kind = match[1].partition(":")
         if kind == "id":
             return id_text(world.ids[name])
-        return world.texts.get(name) or TEXTS[name]
+        return world.texts.get(name) or OF_ROUTE.get(route.name, TEXTS[name])
 
     return re.sub(r"\{([^}]+)\}", fill, route.path)
 

@@ -71,6 +71,7 @@ CONTEXTS: dict[str, dict[str, Any]] = dict.fromkeys(NEEDS, ABOUT_ACTION) | {
     "note": NOTE,
     "merchant_note": NOTE,
     "owner_note": NOTE,
+    "invitation": NOTE,
     "payment_failed": {
         "title": "Monthly coffee box",
         "amount": "$24.00",

@@ -79,7 +79,7 @@ def test_what_can_not_stand_in_them_is_named(text: str, sentence: str) -> None:
     kind = KINDS["paused"]
     for field, found in (
         ("subject", mailtexts.problems(kind, text, "Fine.")),
-        ("body", mailtexts.problems(kind, "Fine", f"Fine.\n\n{text}")),
+        ("words", mailtexts.problems(kind, "Fine", f"Fine.\n\n{text}")),
     ):
         assert list(found) == [field]
         assert sentence in found[field]
@@ -93,8 +93,8 @@ def test_a_subject_is_one_short_line(subject: str) -> None:
 def test_what_can_stand_in_them() -> None:
     body = "Hello {name},\n\n3 < 4 & “quotes”, 100 % — {title}: {amount} on {date}.\nA second line. ☕"
     assert mailtexts.problems(KINDS["paused"], "☕ {title} / {reference}", body) == {}
-    assert "body" in mailtexts.problems(KINDS["paused"], "", "x" * 2001)
-    assert "body" in mailtexts.problems(KINDS["paused"], "", "a\u202eb")
+    assert "words" in mailtexts.problems(KINDS["paused"], "", "x" * 2001)
+    assert "words" in mailtexts.problems(KINDS["paused"], "", "a\u202eb")
 
 
 def test_typed_words_are_tidied() -> None:

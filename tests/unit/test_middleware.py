@@ -151,7 +151,8 @@ def test_any_other_host_is_misdirected(database: Database, kora: models.Portal) 
     assert len(BAD_HOSTS) >= 40
     for host in BAD_HOSTS:
         answer = client.get("/customers/x", headers={"Host": host})
-        assert answer.status_code == 421, host
+        # The merchant side's host is ours, and has no customers' page.
+        assert answer.status_code == (404 if host == "admin.localhost" else 421), host
         assert "acme" not in answer.text.lower()
 
 

@@ -33,12 +33,12 @@ from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from portal import actions, clock, guard, models, outgoing, reach, requests, shapes, sync, work
+from portal import actions, clock, guard, models, outgoing, reach, requests, shapes, sync, upkeep, work
 from portal.db import Database
 from portal.gateways.base import Declined, PaymentRecord, Snapshot, Unavailable
 from portal.ids import id_text
 from portal.settings import Settings
-from portal.vault import Vault
+from portal.vault import Vault, VaultError, new_key
 from tests.unit.builders import (
     MASTER_KEY,
     make_account,
@@ -454,6 +454,19 @@ def test_the_secret_lies_sealed(shop: Shop) -> None:
     assert VAULT.open(shop.portal.id, endpoint.id, row.secret)["endpoint_secret"] == secret
 
 
+def test_secrets_are_sealed_anew_with_the_keys_of_the_installation(shop: Shop) -> None:
+    endpoint, old = shop.endpoint("https://a.example.com/")
+    new = shop.database.write_now(outgoing.rotate, VAULT, shop.portal.id, endpoint.id, clock.now())
+    fresh = new_key()
+    upkeep.rotate_keys(shop.database, f"{fresh},{MASTER_KEY}")
+    (row,) = shop.rows(models.Endpoint)
+    where = shop.portal.id, endpoint.id
+    assert Vault(fresh).open(*where, row.secret)["endpoint_secret"] == new
+    assert Vault(fresh).open(*where, row.previous_secret)["endpoint_secret"] == old
+    with pytest.raises(VaultError):
+        VAULT.open(*where, row.secret)
+
+
 def test_an_endpoint_is_taken_away_with_its_log(shop: Shop) -> None:
     endpoint, _ = shop.endpoint("http://127.0.0.1:9/")
     shop.tell()
@@ -562,7 +575,7 @@ def test_gone_switches_off_and_tells_the_merchant(shop: Shop, receiver: Receiver
         (row.state, row.error)
         for row in shop.database.read_now(outgoing.log, shop.portal.id, endpoint.id).rows
     ]
-    assert states == [("failed", "The endpoint is switched off."), ("failed", "It answered 410.")]
+    assert sorted(states) == [("failed", "It answered 410."), ("failed", "The endpoint is switched off.")]
     (audit,) = shop.rows(models.Audit)
     assert (audit.who, audit.what, audit.subject) == ("worker", "endpoint.switched_off", receiver.url)
     shop.tell()

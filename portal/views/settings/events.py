@@ -1,7 +1,5 @@
 """Settings > Events: what came in from the processors, what could not be carried out, and carrying it out once more."""
 
-from typing import Any
-
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -10,6 +8,7 @@ from portal import clock, inbox, merchants, render, work
 from portal.ids import id_text, parse_id
 from portal.inbox import State
 from portal.merchants import Refused
+from portal.policy import Privacy
 from portal.texts import gettext as _
 from portal.views.paging import asked
 
@@ -113,7 +112,7 @@ async def _show(
         here=_here(request),
         states=states(),
         reason=inbox.reason(page.last_error),
-        kept_days=_kept_days(request.state.site),
+        kept_days=Privacy.of(request.state.site.privacy).bodies_days,
         problems=problems or {},
         said=said,
         to_customers=f"/settings/portals/{id_text(request.state.site.id)}/customers",
@@ -126,13 +125,6 @@ async def _show(
             "remote_customer": _("Customer at the processor"),
         },
     )
-
-
-def _kept_days(site: Any) -> int:
-    """For how many days bodies are kept."""
-    from portal.policy import Privacy
-
-    return Privacy.of(site.privacy).bodies_days
 
 
 @merchants.in_portal("viewer")

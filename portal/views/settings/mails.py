@@ -179,7 +179,7 @@ def _ours(request: Request, text: str) -> str:
 def _typed(request: Request, kind: Kind, fields: Mapping[str, Any]) -> Words:
     """What the form says. Words that are just ours are not kept as the merchant's: ours go on being mended."""
     subject = str(fields.get("subject", "")).strip()[:500]
-    body = mailtexts.tidy(str(fields.get("body", ""))[:6000])
+    body = mailtexts.tidy(str(fields.get("words", ""))[:6000])
     return Words(
         "enabled" in fields or kind.always is not None,
         subject if subject and subject != _ours(request, kind.subject) else None,
@@ -191,7 +191,8 @@ def _typed(request: Request, kind: Kind, fields: Mapping[str, Any]) -> Words:
 def _there(name: str, value: Any) -> tuple[str, str]:
     if name == "enabled":
         return name, _("goes out") if value else _("does not go out")
-    return name, str(value) if value else _("our words")
+    field = "words" if name == "body" else name
+    return field, str(value) if value else _("our words")
 
 
 async def _show(
@@ -236,7 +237,7 @@ async def _drawn(request: Request, kind: Kind, words: Words, problems: Mapping[s
     settings, site = request.app.state.settings, request.state.site
     view, processor = await request.app.state.database.read(_view, site.id, settings.base_domain)
     letter = letters.sample(view, kind.name, processor, settings.origin(view.host), clock.now())
-    if "subject" not in problems and "body" not in problems:
+    if "subject" not in problems and "words" not in problems:
         letter = letters.in_words(letter, words.subject, words.body)
     text, html = mail.written(
         settings,

@@ -1,7 +1,5 @@
 """The overview: how a portal's subscriptions, payments, sign-ins and mails are doing, drawn and as a file."""
 
-import csv
-import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date
@@ -13,7 +11,7 @@ from sqlalchemy.orm import Session
 from starlette.requests import Request
 from starlette.responses import Response
 
-from portal import charts, clock, figures, merchants, models, render
+from portal import charts, clock, export, figures, merchants, models, render
 from portal.charts import Bar
 from portal.figures import Failed, Outlook, Overview, Period, Series, Span
 from portal.ids import id_text, parse_id
@@ -49,14 +47,10 @@ async def download(request: Request) -> Response:
     page, failed = await request.app.state.database.read(
         _everything, site.id, ZoneInfo(site.time_zone), _period(request)
     )
-    text = io.StringIO(newline="")
-    writer = csv.writer(text)
-    writer.writerow(["figure", "from", "to", "name", "count", "amount", "currency", "note"])
-    for row in _rows(page, failed):
-        writer.writerow([_cell(value) for value in row])
+    head = ("figure", "from", "to", "name", "count", "amount", "currency", "note")
     name = f"overview-{site.slug}-{page.period}-{page.today.isoformat()}.csv"
     return Response(
-        "\ufeff" + text.getvalue(),
+        export.BOM + export.lines([head, *_rows(page, failed)]),
         media_type="text/csv; charset=utf-8",
         headers={"Content-Disposition": f'attachment; filename="{name}"'},
     )
@@ -223,10 +217,3 @@ def _amount(minor: int | None, currency: str | None) -> tuple[Decimal | str, str
     if minor is None or currency is None:
         return "", currency or ""
     return Money(minor, currency).decimal, currency
-
-
-def _cell(value: object) -> object:
-    """No text of somebody else's becomes a formula where the file is opened."""
-    if isinstance(value, str) and value.lstrip()[:1] in ("=", "+", "-", "@", "\t", "\r", "|", "%"):
-        return f"'{value}"
-    return value

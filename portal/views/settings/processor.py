@@ -31,6 +31,7 @@ from portal.views.settings.processors import (
     text,
     typed_values,
     ways,
+    worth_keeping,
 )
 
 LOOKS_FOR = timedelta(minutes=2)  # after a test event was asked for
@@ -374,7 +375,7 @@ async def events(request: Request) -> Response:
 @merchants.in_portal("owner", fresh=True)
 async def keys(request: Request) -> Response:
     account = await _account(request)
-    return await _draw_keys(request, account, {}, {}, {})
+    return await _draw_keys(request, account, None, {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -395,13 +396,13 @@ async def rotate(request: Request) -> Response:
     typed = _new_keys(request, form, account)
     if not is_fresh(request):
         wrong = {"form": confirm_sentence()}
-        return await _draw_keys(request, account, typed.change.values, typed.secrets, wrong, "confirm")
+        return await _draw_keys(request, account, typed, wrong, "confirm")
     state = request.app.state
     before = accounts.opened(state.vault, account)
     after = typed.change.onto(before)
     wrong = _wrong_keys(account, typed.change, before, after)
     if wrong:
-        return await _draw_keys(request, account, typed.change.values, typed.secrets, wrong)
+        return await _draw_keys(request, account, typed, wrong)
     result = await accounts.check(state.settings, account.processor, account.variant, after)
     wrong, offer = refusal(facts(account.processor).label, result, account.live, text(form, "do"))
     if "live" in wrong:
@@ -409,7 +410,7 @@ async def rotate(request: Request) -> Response:
     if not wrong and (name := _other_account(account, result)) and text(form, "another") != "1":
         wrong, offer = {"form": name}, "another"
     if wrong:
-        return await _draw_keys(request, account, typed.change.values, typed.secrets, wrong, offer)
+        return await _draw_keys(request, account, typed, wrong, offer)
     return await _save_keys(request, account, typed, result)
 
 
@@ -485,7 +486,7 @@ async def _save_keys(request: Request, account: models.Account, typed: _NewKeys,
     except Late:
         account = await _account(request)
         wrong = {"form": await _late_sentence(request, account)}
-        return await _draw_keys(request, account, typed.change.values, typed.secrets, wrong)
+        return await _draw_keys(request, account, typed, wrong)
     work.nudge()
     done = "back" if back else "keys" if result.health is not None else "keys_later"
     wants = any(
@@ -501,8 +502,7 @@ async def _save_keys(request: Request, account: models.Account, typed: _NewKeys,
 async def _draw_keys(
     request: Request,
     account: models.Account,
-    values: Mapping[str, str],
-    hidden: Mapping[str, str],
+    typed: _NewKeys | None,
     problems: dict[str, str],
     offer: Offer = "",
 ) -> Response:
@@ -510,6 +510,8 @@ async def _draw_keys(
     back = account.disconnected_at is not None
     shown = accounts.shown_keys(account, state.vault)
     anew = not accounts.opened(state.vault, account)  # all of them are asked for
+    values = typed.change.values if typed else {}
+    hidden = worth_keeping(typed.secrets, problems) if typed else {}
     kept = accounts.keep(state.seal, request.state.person, request.state.site.id, _keys_of(account), hidden)
     until = account.previous_until
     return render.settings(
@@ -537,6 +539,8 @@ async def _draw_keys(
         kept=kept,
         offer=offer,
         overlaps=[(str(hours), _overlap_words(hours)) for hours in accounts.OVERLAPS],
+        overlap=str(typed.overlap if typed else 24),
+        removed=typed.change.removed if typed else frozenset(),
         still_old=until if until and until > clock.now() else None,
         here=here(request, f"/{id_text(account.id)}"),
         confirm=confirm_url(request),

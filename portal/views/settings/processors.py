@@ -1,4 +1,4 @@
-"""Settings > Processors: the list, connecting one by a form made from the facts, and the matrix of what customers see."""
+"""Settings > Processors: the list, connecting one by a form made from the facts, and the matrix of all accounts."""
 
 import secrets
 from collections.abc import Mapping
@@ -281,8 +281,9 @@ async def _draw_new(
     if draft.table.variants and draft.variant is None:
         boxes: list[Box] = []
     else:
-        boxes = [_box(one, draft) for one in accounts.fields(draft.processor, draft.variant)]
+        boxes = [_box(one, draft, problems) for one in accounts.fields(draft.processor, draft.variant)]
     token = await state.database.read(accounts.coming_token, state.seal, site.id, draft.processor)
+    kept = worth_keeping(draft.secrets, problems)
     return render.settings(
         request,
         "settings/processor_new.html",
@@ -292,7 +293,7 @@ async def _draw_new(
         problems=problems,
         draft=draft,
         boxes=boxes,
-        kept=accounts.keep(state.seal, request.state.person, site.id, draft.what, draft.secrets),
+        kept=accounts.keep(state.seal, request.state.person, site.id, draft.what, kept),
         offer=offer,
         twin=twin,
         here=here(request),
@@ -304,12 +305,17 @@ async def _draw_new(
     )
 
 
-def _box(one: Field, draft: Draft) -> Box:
-    value = draft.typed.values.get(one.name, "")
+def worth_keeping(secrets: Mapping[str, str], problems: Mapping[str, str]) -> dict[str, str]:
+    """The secrets that travel along; one of the wrong shape has to be copied once more anyway."""
+    return {name: value for name, value in secrets.items() if f"key_{name}" not in problems}
+
+
+def _box(one: Field, draft: Draft, problems: Mapping[str, str]) -> Box:
     needed = one.required and not (one.from_webhook and draft.registers)
-    if one.secret:
-        return Box(one, kept=accounts.masked(value) if value else "", required=needed and not value)
-    return Box(one, value, required=needed)
+    if not one.secret:
+        return Box(one, draft.typed.values.get(one.name, ""), required=needed)
+    value = worth_keeping(draft.secrets, problems).get(one.name, "")
+    return Box(one, kept=accounts.masked(value) if value else "", required=needed and not value)
 
 
 def confirm_url(request: Request) -> str:

@@ -108,7 +108,7 @@ def _draw(
         kinds=kinds(),
         states=states(),
         sentence=sentence,
-        template=template,
+        chosen=template,
         problems=problems or {},
         now=clock.now(),
         **context,

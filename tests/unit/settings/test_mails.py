@@ -83,6 +83,8 @@ def test_every_mail_has_a_page_with_its_preview(
     assert (KINDS[kind].always is None) == ('name="enabled"' in html)
     shown = html[html.index('data-testid="shown"') :]
     assert "This mail went to ana@example.com" in words(shown)
+    ids = re.findall(r' id="([^"]+)"', html)
+    assert len(ids) == len(set(ids))
     assert " style=" not in html
     assert "<iframe" not in html
 
@@ -94,7 +96,7 @@ def test_words_are_saved_shown_and_given_back(client: Desk, database: Database, 
         "version": "0",
         "enabled": "1",
         "subject": "Rest, {title}",
-        "body": "Hello {name},\r\n\r\nrest well.",
+        "words": "Hello {name},\r\n\r\nrest well.",
     }
     assert client.post(here, data=typed).headers["location"] == f"{here}?done=saved"
     assert of(database, site) == mailtexts.Words(True, "Rest, {title}", "Hello {name},\n\nrest well.", 1)
@@ -116,7 +118,7 @@ def test_what_is_just_ours_is_not_kept_as_theirs(
 ) -> None:
     sign_in(client, database, site, "editor")
     kind = KINDS["resumed"]
-    typed = {"version": "0", "subject": kind.subject, "body": kind.body.replace("\n", "\r\n")}
+    typed = {"version": "0", "subject": kind.subject, "words": kind.body.replace("\n", "\r\n")}
     client.post(address(site, "/mails/resumed"), data=typed)
     assert of(database, site, "resumed") == mailtexts.Words(False, None, None, 1)  # only that it is off
 
@@ -125,11 +127,11 @@ def test_what_is_wrong_is_named_and_nothing_typed_is_lost(
     client: Desk, database: Database, site: models.Portal
 ) -> None:
     sign_in(client, database, site, "editor")
-    typed = {"version": "0", "subject": "Rest {nmae}", "body": "Dear <b>{name}</b>"}
+    typed = {"version": "0", "subject": "Rest {nmae}", "words": "Dear <b>{name}</b>"}
     answer = client.post(address(site, "/mails/paused"), data=typed, headers=HTMX)
     assert answer.status_code == 422
     assert "{nmae} is not known in this mail. There are: {shop}, {name}," in words(answer.text)
-    assert 'id="body-error"' in answer.text
+    assert 'id="words-error"' in answer.text
     assert 'value="Rest {nmae}"' in answer.text
     assert "Dear &lt;b&gt;{name}&lt;/b&gt;" in answer.text
     assert "this shows our words" in answer.text
@@ -151,11 +153,11 @@ def test_the_preview_shows_what_is_typed_and_keeps_nothing(
     client: Desk, database: Database, site: models.Portal
 ) -> None:
     sign_in(client, database, site, "editor")
-    typed = {"version": "0", "subject": "{title} & <co>", "body": "One.\n\nTwo {unknown}."}
+    typed = {"version": "0", "subject": "{title} & <co>", "words": "One.\n\nTwo {unknown}."}
     wrong = client.post(address(site, "/mails/paused/preview"), data=typed)
     assert wrong.status_code == 200
     assert "this shows our words" in wrong.text
-    typed = {"version": "0", "subject": "{title} & co", "body": "Until {date}: 1 < 2."}
+    typed = {"version": "0", "subject": "{title} & co", "words": "Until {date}: 1 < 2."}
     piece = client.post(address(site, "/mails/paused/preview"), data=typed).text
     assert piece.count(' id="shown"') == 1
     assert "<html" not in piece
@@ -219,7 +221,7 @@ def test_a_test_really_goes_out_as_typed_and_its_result_is_shown(
     make_account(database, site, "mollie")
     person = sign_in(client, database, site, "editor")
     here = address(site, "/mails/paused")
-    typed = {"version": "0", "subject": "Rest, {title}", "body": "Hello {name}.", "do": "test"}
+    typed = {"version": "0", "subject": "Rest, {title}", "words": "Hello {name}.", "do": "test"}
     with sink() as server:
         settings = with_sink(server)
         page = person.post(here, data=typed, headers=HTMX)

@@ -15,7 +15,7 @@ from portal.gateways import facts, processors
 from portal.ids import id_text
 from portal.policy import CancelPolicy, SaveOffer, offers_of
 from portal.policy_form import PolicyForm, Row
-from tests.unit.builders import make_account
+from tests.unit.builders import make_account, make_customer, make_request, make_subscription
 from tests.unit.settings.conftest import HTMX, Desk, address, make_person, sign_in, sign_in_as
 
 POLICY = {
@@ -44,7 +44,8 @@ TYPED = {
 
 
 def words(html: str) -> str:
-    return " ".join(unescape(re.sub(r"<[^>]+>", " ", html)).split())
+    text = re.sub(r"</?(?:time|bdi|b|a|span)\b[^>]*>", "", html)
+    return " ".join(unescape(re.sub(r"<[^>]+>", " ", text)).split())
 
 
 def of(database: Database, site: models.Portal) -> models.Portal:
@@ -207,6 +208,8 @@ def test_a_viewer_looks_and_changes_nothing(client: Desk, database: Database, si
     for path in pages:
         page = client.get(address(site, path))
         assert page.status_code == 200
+        ids = re.findall(r' id="([^"]+)"', page.text)
+        assert len(ids) == len(set(ids))
         assert "btn primary" not in page.text
         assert "Remove" not in page.text
     for path in (*pages[:1], pages[2], f"{pages[2]}/move", pages[3]):
@@ -261,6 +264,23 @@ def test_a_plan_that_is_off_the_list_is_said_to_be(
     database.write_now(bind)
     sign_in(client, database, site)
     assert "Old box (no longer listed)" in words(client.get(address(site, "/policy")).text)
+
+
+def test_the_merchant_reads_on_a_request_what_the_customer_was_told_of_the_notice(
+    client: Desk, database: Database, site: models.Portal
+) -> None:
+    account = make_account(database, site)
+    row = make_subscription(database, account, make_customer(database, site))
+    told = {"days": 14, "ends_on": "2027-01-12", "charges": ["2026-12-12"], "minor": 2400, "currency": "USD"}
+    asked = make_request(database, row, kind="cancel_at_period_end", params={"notice": told})
+    unknown = {**told, "ends_on": None, "charges": []}
+    other = make_subscription(database, account, make_customer(database, site, "ben@example.com"))
+    vague = make_request(database, other, kind="cancel_at_period_end", params={"notice": unknown})
+    sign_in(client, database, site)
+    text = words(client.get(address(site, f"/requests/{id_text(asked.id)}")).text)
+    assert "14 days of notice The customer was told that it ends on 12 Jan 2027" in text
+    assert "Until then one more payment of $24.00 is taken, on 12 Dec 2026" in text
+    assert "for you to say" in words(client.get(address(site, f"/requests/{id_text(vague.id)}")).text)
 
 
 # Plans

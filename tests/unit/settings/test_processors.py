@@ -741,8 +741,11 @@ def test_new_keys_are_asked_about_before_the_old_ones_go(
     assert answer.status_code == 422
     assert "does not accept this" in answer.text
     assert client.post(at(account, "/keys"), data={"version": "1"}).status_code == 422
-    odd = client.post(at(account, "/keys"), data={"version": "1", "key_secret_key": "nonsense"})
+    typed = {"version": "1", "key_secret_key": "nonsense", "remove": ["webhook_secret_old"], "overlap": "1"}
+    odd = client.post(at(account, "/keys"), data=typed)
     assert "This does not look like “Secret or restricted key”" in html.unescape(odd.text)
+    assert 'value="1" selected' in odd.text  # what was chosen is chosen still
+    assert "is kept. Type only to replace it." not in odd.text  # it has to be copied once more
     assert the_account(database).version == 1
     roll(simulators)
     answer = client.post(at(account, "/keys"), data={"version": "1", "key_secret_key": NEW, "overlap": "72"})
