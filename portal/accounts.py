@@ -66,8 +66,8 @@ def _field(one: Credential) -> Field:
     begins, whole = beginnings(one.pattern)
     return Field(
         one.name,
-        one.label,
-        one.help,
+        _(one.label),
+        _(one.help),
         one.secret,
         one.required,
         one.pattern,

@@ -215,7 +215,10 @@ def _ask_merchant(
             row.title or "",
             now,
             words=said,
-            params={**_before(row), **{name: params[name] for name in ("reason", "notice") if params.get(name)}},
+            params={
+                **_before(row),
+                **{name: params[name] for name in ("reason", "notice") if params.get(name)},
+            },
         )
     except requests.AlreadyAsked as error:
         raise Refused(_("This is asked already.")) from error

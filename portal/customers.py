@@ -16,7 +16,7 @@ from portal.requests import RequestsPage
 
 PAGE = 25
 FEW = 5  # of each list, on the first page
-LINES = 40  # of the timeline
+LINES = 25  # of the timeline
 MOST_RECORDS = 50
 
 

@@ -29,7 +29,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.orm import Session
 from sqlmodel import col
 
-from portal import accounts, clock, domains, lookups, mail, models, reach, tally, work
+from portal import accounts, clock, domains, figures, lookups, mail, models, reach, tally, work
 from portal.accounts import Checked
 from portal.connect import open_gateway
 from portal.db import Database
@@ -594,7 +594,7 @@ def _delivery(db: Session, site: models.Portal, now: datetime) -> Finding:
             col(row.portal_id) == site.id,
             col(row.done_at).is_(None),
             col(row.parked_at).is_(None),
-            col(row.kind).in_(("mail", "login_mail")),
+            col(row.kind).in_(figures.MAILS),
         )
     ).scalar_one()
     sentence = _(

@@ -190,7 +190,7 @@ MEANINGS: dict[str, str] = {
     "time": _N("the time of the sign-in"),
     "browser": _N("such as “Firefox on Windows”"),
     "reference": _N("the reference, such as K7M-2QX"),
-    "processor": _N("who confirmed it, such as PayPal"),
+    "processor": _N("who confirmed it: the payment company"),
     "method": _N("such as “Visa ending 4242”"),
     "reason": _N("why it failed, where the processor says so"),
 }

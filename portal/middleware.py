@@ -8,7 +8,6 @@ import re
 import secrets
 import sys
 import time
-import traceback
 from ipaddress import IPv6Address, ip_address
 from typing import Any
 
@@ -25,6 +24,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from portal import tenancy, texts
 from portal.db import Database
+from portal.faults import places
 from portal.settings import Settings
 
 PICTURES = re.compile(r"/settings/portals/(new|[0-9a-z]{13}/logo(_dark)?)")  # forms that carry a picture
@@ -278,26 +278,19 @@ class Faults:
             if scope["type"] != "http":
                 raise
             status = 503 if isinstance(error, DBAPIError | PoolTimeout) else 500
-            log.error("fault", request_id=_request_id(scope), error=type(error).__name__, at=_places(error))
+            log.error("fault", request_id=_request_id(scope), error=type(error).__name__, at=places(error))
             if started:
                 return  # the server closes what was cut off in the middle
             try:
                 await _error(scope, receive, noting, status)
             except Exception as again:
-                log.error("fault in a fault", error=type(again).__name__, at=_places(again))
+                log.error("fault in a fault", error=type(again).__name__, at=places(again))
                 await PlainTextResponse("Something went wrong on our side.", 500)(scope, receive, send)
 
 
 def _request_id(scope: Scope) -> str:
     found: str = scope.get("state", {}).get("request_id", "")
     return found
-
-
-def _places(error: Exception) -> list[str]:
-    frames = traceback.extract_tb(error.__traceback__)[-12:]
-    return [
-        f"{frame.filename.rpartition('site-packages/')[2]}:{frame.lineno} {frame.name}" for frame in frames
-    ]
 
 
 class Tenancy:

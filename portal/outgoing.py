@@ -35,9 +35,7 @@ def _N(text: str) -> str:
 TYPES: dict[str, str] = {
     "customer.signed_in": _N("A customer has signed in."),
     "subscription.cancel_requested": _N("A customer wants to cancel. Nothing has happened yet."),
-    "subscription.cancelled": _N(
-        "A cancellation is confirmed: at once, or for the day in `cancels_at` or `access_until`."
-    ),
+    "subscription.cancelled": _N("A cancellation is confirmed, at once or for a later day."),
     "subscription.cancel_undone": _N("A cancellation is taken back."),
     "subscription.paused": _N("A subscription is paused."),
     "subscription.resumed": _N("A paused subscription goes on."),

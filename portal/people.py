@@ -16,6 +16,7 @@ from portal.gateways import facts
 from portal.ids import new_id
 from portal.jobs import enqueue
 from portal.login import digest
+from portal.mail import one_address
 from portal.merchants import Person, Refused
 from portal.queries import Cursor
 from portal.texts import gettext as _
@@ -165,9 +166,7 @@ def assign(
     LookupError, or Refused.
     """
     row, account = _unsaid(db, portal_id, kind, record_id)
-    address = sync.normalized(email)
-    if address is None:
-        raise Refused(_("Enter an address such as ana@example.com."))
+    address = _address(email)
     if address in facts(account.processor).no_email:
         raise Refused(_("The processor puts this address wherever it knows none. It is nobody's."))
     customer = sync.customer(db, portal_id, address)
@@ -181,6 +180,15 @@ def assign(
         portal_id=portal_id,
     )
     return customer.id
+
+
+def _address(email: str) -> str:
+    """What somebody typed, as an address that a mail can go to."""
+    address = sync.normalized(email)
+    try:
+        return one_address(address or "").addr_spec
+    except ValueError:
+        raise Refused(_("Enter an address such as ana@example.com.")) from None
 
 
 def ignore(db: Session, person: Person, portal_id: int, kind: str, record_id: int, now: datetime) -> None:
@@ -361,9 +369,7 @@ def ask_join(
     into = _customer_of(db, portal_id, customer_id)
     if into is None:
         raise LookupError(customer_id)
-    address = sync.normalized(email)
-    if address is None:
-        raise Refused(_("Enter an address such as ana@example.com."))
+    address = _address(email)
     if address == into.email:
         raise Refused(_("This is the address they have already."))
     second = db.execute(

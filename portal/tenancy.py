@@ -1,6 +1,6 @@
 """Whose pages are asked for: the portal of a host, and nothing where the host is not exactly one of ours."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sqlalchemy import ColumnElement, or_, select
 from sqlalchemy.orm import Session
@@ -42,7 +42,7 @@ class PortalView:
     request_days: int
     brand: tuple[tuple[str, str], ...]
     logo: LogoView | None
-    cancel_policy: CancelPolicy = CancelPolicy()
+    cancel_policy: CancelPolicy = field(default_factory=CancelPolicy)
     save_offers: tuple[SaveOffer, ...] = ()
     enabled: bool = True  # the merchant's off switch
     logo_dark: LogoView | None = None

@@ -31,8 +31,12 @@ def ngettext(one: str, many: str, n: int) -> str:
 def extract_facts(
     fileobj: IO[bytes], keywords: object, comment_tags: object, options: object
 ) -> Iterator[tuple[int, str, str, list[str]]]:
-    """For `pybabel extract`: what customers read of a fact table, which is the steps and the reasons why not."""
-    for capability in tomllib.load(fileobj)["capabilities"].values():
+    """For `pybabel extract`: what people read of a fact table. Customers read steps and the reasons why not, merchants
+    what is asked for and what may be switched on."""
+    table = tomllib.load(fileobj)
+    for asked in (*table["credentials"], *table.get("options", {}).values()):
+        yield from ((1, "gettext", asked[name], []) for name in ("label", "help"))
+    for capability in table["capabilities"].values():
         shapes: list[dict[str, Any]] = [capability, *capability.get("when", [])]
         for shape in shapes:
             texts = list(shape.get("steps", []))

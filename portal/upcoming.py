@@ -80,9 +80,7 @@ class Month:
     totals: tuple[Total, ...]
 
 
-def charges(
-    plans: Iterable[Plan], today: date, zone: ZoneInfo, until: date | None = None
-) -> list[Charge]:
+def charges(plans: Iterable[Plan], today: date, zone: ZoneInfo, until: date | None = None) -> list[Charge]:
     """Every charge from today on for twelve months, or `until` a day, by day."""
     until = until or add_months(today, MONTHS)
     found = [charge for plan in plans for charge in _of_plan(plan, today, until, zone)]

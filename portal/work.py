@@ -38,6 +38,7 @@ from portal import (
 )
 from portal.connect import Disconnected, open_gateway
 from portal.db import Database
+from portal.faults import places
 from portal.gateways import facts
 from portal.gateways.base import BadSignature, Event, Gone, Ref, Unavailable
 from portal.jobs import enqueue
@@ -124,14 +125,19 @@ class Worker:
                     await self.database.write(_beat, now)
                     last_beat = now
                 if last_sweep is None or abs(now - last_sweep) >= SWEEP:
+                    last_sweep = now  # also where it fails: the work is not to wait for it
                     await self.database.write(_sweep, now)
                     await retention.sweep(self.database, now)
                     await names.sweep(self.database)
-                    last_sweep = now
                 async with self.at_work:
                     done = await self.once()
             except DBAPIError as error:
                 log.error("the database is not to be had", error=type(error.orig).__name__)
+                done = 0
+                await asyncio.sleep(2)
+            except Exception as error:
+                # Whatever it is, the other work goes on: a worker that ended would be missed only by its silence.
+                log.error("the worker stumbled", error=type(error).__name__, at=places(error))
                 done = 0
                 await asyncio.sleep(2)
             if not done and not self._stop:

@@ -12,7 +12,10 @@ async def link(request: Request) -> Response:
     token = request.path_params["token"][:200]
     found = await request.app.state.database.read(viewing.look, request.state.portal.id, token, clock.now())
     if found is None:
-        heading, sentence = _("This link opens nothing"), _("It works once and for two minutes. Open it again.")
+        heading, sentence = (
+            _("This link opens nothing"),
+            _("It works once and for two minutes. Open it again."),
+        )
         return render.page(request, "error.html", 410, heading=heading, sentence=sentence, request_id="")
     return render.page(request, "viewing.html", looking=found, token=token)
 

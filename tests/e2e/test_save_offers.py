@@ -36,10 +36,10 @@ def step_of(page: Page, demo: Demo) -> Locator:
     return page.get_by_role("region", name=STEP)
 
 
-def place(button: Locator) -> dict[str, float]:
+def place(button: Locator) -> tuple[float, ...]:
     box = button.bounding_box()
     assert box is not None
-    return {name: round(value) for name, value in box.items()}
+    return box["x"], box["y"], box["width"], box["height"]
 
 
 def test_picking_a_reason_shows_its_offer_and_moves_no_button(

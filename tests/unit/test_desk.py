@@ -1,6 +1,7 @@
 """The queue and its order, the daily mail, and what a ready answer is filled with."""
 
 import asyncio
+import re
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
 from email.message import EmailMessage
@@ -103,9 +104,9 @@ def test_the_queue_goes_on_by_its_cursor(shop: Shop, which: Any) -> None:
 
 
 LISTS: list[tuple[Select[Any], str, dict[str, Any]]] = [
-    (desk.OPEN, "ix_request_queue", {}),
-    (desk.OVERDUE, "ix_request_queue", {"now": NOW}),
-    (desk.ANSWERED, "ix_request_answered", {}),
+    (desk.OPEN, "ix_request_queue", {"at": NOW - timedelta(days=99)}),
+    (desk.OVERDUE, "ix_request_queue", {"at": NOW - timedelta(days=99), "now": NOW}),
+    (desk.ANSWERED, "ix_request_answered", {"at": NOW + timedelta(days=99)}),
 ]
 
 
@@ -113,24 +114,42 @@ LISTS: list[tuple[Select[Any], str, dict[str, Any]]] = [
 def test_the_queue_is_read_by_its_index(
     shop: Shop, statement: Select[Any], index: str, more: dict[str, Any]
 ) -> None:
-    for number in range(60):
-        shop.ask(
-            due_at=NOW - timedelta(hours=number),
-            **({"status": "done", "closed_at": NOW} if number % 2 else {}),
-        )
+    def fill(db: Session) -> None:
+        for number in range(900):
+            closed: Any = {"status": "done", "closed_at": NOW - timedelta(hours=number)} if number % 2 else {}
+            request = models.Request(
+                portal_id=shop.portal.id,
+                account_id=shop.account.id,
+                customer_id=shop.ana.id,
+                subject_id=number,
+                kind="pause",
+                reference=str(number),
+                what="",
+                params={},
+                history=[],
+                due_at=NOW - timedelta(hours=number),
+                created_at=NOW,
+                **closed,
+            )
+            db.add(request)
+
+    shop.database.write_now(fill)
 
     def explain(db: Session) -> list[str]:
         db.execute(text("ANALYZE"))
         if db.get_bind().dialect.name == "postgresql":
             for what in ("seqscan", "bitmapscan", "hashjoin", "mergejoin"):
                 db.execute(text(f"SET LOCAL enable_{what} = off"))
-        values = {"portal": shop.portal.id, "at": NOW, "id": 5, **more}
+        values = {"portal": shop.portal.id, "id": 5, **more}
         return plan(db, statement, values)
 
     lines = shop.database.write_now(explain)
     assert any(index in line for line in lines), lines
     assert not [line for line in lines if line.startswith("SCAN") or "Seq Scan" in line], lines
-    assert not [line for line in lines if "TEMP B-TREE" in line or line.strip().startswith("Sort ")], lines
+    # Those of one moment are put in order as they come, which is no sorting of the whole.
+    assert not [
+        line for line in lines if "TEMP B-TREE" in line or re.search(r"(?<!Incremental )Sort  \(", line)
+    ]
 
 
 def test_who_answered_is_kept_for_the_merchant(shop: Shop) -> None:
@@ -350,10 +369,11 @@ def test_the_timeline_has_everything_in_one_order(shop: Shop) -> None:
     asked = make_request(
         shop.database, row, created_at=NOW - 4 * day, closed_at=NOW - 3 * day, status="done", history=history
     )
-    for dedupe, template, done in (
+    told: list[tuple[str, str, Any]] = [
         (f"mail:request_answered:{asked.id}", "request_answered", {"done_at": NOW - 2 * day}),
         (f"payment_failed:{paid.id}", "payment_failed", {"parked_at": NOW - day}),
-    ):
+    ]
+    for dedupe, template, done in told:
         job = models.Job(
             kind="mail", payload={"template": template}, run_at=NOW, created_at=NOW, dedupe=dedupe, **done
         )

@@ -13,7 +13,7 @@ from sqlalchemy import Select, event, select, text
 from sqlalchemy.orm import Session
 from sqlmodel import col
 
-from portal import figures, models, tally, upcoming
+from portal import figures, letters, models, tally, upcoming
 from portal.db import Database
 from portal.figures import Span
 from portal.ids import new_id
@@ -491,3 +491,7 @@ def test_every_number_is_read_by_its_index(
     scans = [line for line in lines if line.startswith("SCAN") or "Seq Scan" in line]
     allowed = ("anon", "placed", "account", "(subquery")
     assert [line for line in scans if not any(word in line for word in allowed)] == []
+
+
+def test_mails_are_all_the_kinds_of_jobs_that_write_one() -> None:
+    assert set(figures.MAILS) == letters.KINDS

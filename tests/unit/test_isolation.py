@@ -283,7 +283,7 @@ def build(database: Database, slug: str, canary: str, hers: str) -> World:
     endpoint = models.Endpoint(
         **common, url=f"https://{canary.lower()}.example/hook", secret=b"", events=[], created_at=now
     )
-    endpoint.secret = vault.seal(portal.id, endpoint.id, {"secret": "whsec_" + "a" * 40})
+    endpoint.secret = vault.seal(portal.id, endpoint.id, {"endpoint_secret": "whsec_" + "a" * 40})
     save(database, endpoint)
     ids = {
         "portal_id": portal.id, "account_id": account.id, "customer_id": ana.id, "order_id": order.id,
@@ -387,7 +387,7 @@ TEXTS = {
 }  # fmt: skip
 
 
-OF_ROUTE = {"unassigned_record": "order", "assign_record": "order", "doctor_area": "clock"}
+OF_ROUTE = {"unassigned_record": "order", "assign_record": "order", "doctor_area": "tls"}
 
 
 def address_of(route: Route, world: World) -> str:

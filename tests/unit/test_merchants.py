@@ -2,7 +2,6 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
-from typing import Any
 
 import pytest
 from sqlalchemy import select
@@ -176,9 +175,13 @@ def test_sessions_end_by_idling_and_by_age(database: Database) -> None:
 
 
 def test_an_address_of_nobody_gets_no_session(database: Database) -> None:
-    args: tuple[Any, ...] = ("eve@evil.example", AGENT, "192.0.2.9", None, clock.now())
-    assert database.write_now(merchants.sign_in, *args, open_to_all=False) is None
-    session = database.write_now(merchants.sign_in, *args, open_to_all=True)
+    def sign_in(open_to_all: bool) -> str | None:
+        return database.write_now(
+            merchants.sign_in, "eve@evil.example", AGENT, "192.0.2.9", None, clock.now(), open_to_all
+        )
+
+    assert sign_in(False) is None
+    session = sign_in(True)
     assert session is not None
     assert who(database, session).merchant == "evil.example"
 

@@ -270,7 +270,19 @@ def test_ignored_is_listed_with_what_was_said_and_can_be_taken_back(shop: Shop) 
     assert shop.nobodys() == [("order", "o_1")]
 
 
-@pytest.mark.parametrize("email", ["", "ana", "a b@example.com", f"{'a' * 250}@example.com"])
+@pytest.mark.parametrize(
+    "email",
+    [
+        "",
+        "ana",
+        "ana@",
+        "@example.com",
+        "ana@example..com",
+        "a b@example.com",
+        "ana@example.com, ben@example.com",
+        f"{'a' * 250}@example.com",
+    ],
+)
 def test_what_is_no_address_is_refused(shop: Shop, email: str) -> None:
     shop.hears(at(1), orders=[order()])
     with pytest.raises(Refused, match="Enter an address"):

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import select
+from sqlmodel import col
 
 from portal import clock, inbox, models
 from portal.db import Database
@@ -137,7 +138,7 @@ def test_a_failed_sync_is_tried_again(client: Desk, shop: Shop) -> None:
     shop.database.write_now(enqueue, "refresh", {"subscription": row.id}, clock.now(), None)
 
     def fail(db: Any) -> int:
-        job = db.execute(select(models.Job).where(models.Job.kind == "refresh")).scalar_one()
+        job = db.execute(select(models.Job).where(col(models.Job.kind) == "refresh")).scalar_one()
         job.portal_id, job.error, job.parked_at, job.attempts = (
             shop.portal.id,
             "Stripe is down.",

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 from sqlalchemy import select
+from sqlmodel import col
 
 from portal import clock, models
 from portal.db import Database
@@ -28,8 +29,9 @@ def row(database: Database, portal_id: int) -> models.Portal:
 
 
 def portals(database: Database, merchant_id: int) -> list[models.Portal]:
-    found = select(models.Portal).where(models.Portal.merchant_id == merchant_id)
-    return database.read_now(lambda db: list(db.execute(found.order_by(models.Portal.id)).scalars()))  # type: ignore[arg-type]
+    found = select(models.Portal).where(col(models.Portal.merchant_id) == merchant_id)
+    statement = found.order_by(col(models.Portal.id))
+    return database.read_now(lambda db: list(db.execute(statement).scalars()))
 
 
 def form(site: models.Portal, **values: str) -> dict[str, str]:

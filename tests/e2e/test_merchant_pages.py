@@ -1,0 +1,140 @@
+"""Every page of the merchant's side: axe finds nothing, nothing sticks out sideways, no script is needed to read it."""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page, expect
+
+from tests.e2e.conftest import Demo
+from tests.e2e.pages.settings import sign_in_merchant
+from tests.e2e.pages.signing_in import sign_in
+
+axe = Axe()
+OF_PORTAL = (
+    *(
+        "",
+        "/overview",
+        "/requests",
+        "/requests/answers",
+        "/customers",
+        "/customers?q=ana",
+        "/customers/unassigned",
+    ),
+    *("/events", "/processors", "/processors/matrix", "/processors/new/paypal", "/processors/new/klarna"),
+    *("/domain", "/domain/name", "/policy", "/plans", "/mails", "/mails/cancelled", "/privacy"),
+    *("/developers", "/developers/keys/new", "/developers/endpoints/new"),
+)
+OF_MERCHANT = ("", "/people", "/security", "/audit", "/doctor", "/confirm", "/portals/new")
+
+
+def clean(page: Page) -> None:
+    results = axe.run(page)
+    found = [f"{one['id']}: {one['nodes'][0]['html'][:200]}" for one in results.response["violations"]]
+    assert found == [], f"{page.url}: {found}"
+
+
+def within(page: Page) -> None:
+    """Nothing makes the page scroll sideways."""
+    wide, there = page.evaluate(
+        "[document.documentElement.scrollWidth, document.documentElement.clientWidth]"
+    )
+    assert wide <= there, f"{page.url}: {wide} px wide on {there}"
+
+
+@pytest.fixture(params=[(320, "light"), (1200, "dark")], ids=str)
+def looking(
+    request: pytest.FixtureRequest, browser: Browser, browser_context_args: dict[str, Any]
+) -> Iterator[Page]:
+    width, scheme = request.param
+    context = browser.new_context(
+        **{**browser_context_args, "viewport": {"width": width, "height": 900}, "color_scheme": scheme}
+    )
+    page = context.new_page()
+    page.set_default_timeout(15_000)
+    yield page
+    context.close()
+
+
+def test_every_page_is_clean(looking: Page, demo: Demo) -> None:
+    looking.goto(f"{demo.admin}/sign-in")
+    clean(looking)
+    settings = sign_in_merchant(looking, demo)
+    site = settings.first_portal()
+    for path in [f"/settings{one}" for one in OF_MERCHANT] + [f"{site}{one}" for one in OF_PORTAL]:
+        answer = looking.goto(demo.admin + path)
+        assert answer is not None
+        assert answer.status == 200, path
+        expect(looking.get_by_role("heading", level=1)).to_have_count(1)
+        clean(looking)
+        within(looking)
+
+
+def test_pages_behind_lists_are_clean(looking: Page, demo: Demo) -> None:
+    """A customer, an order, an account, an event, each by its link."""
+    settings = sign_in_merchant(looking, demo)
+    site = settings.first_portal()
+    for start, link in (
+        ("/customers?q=ana@example.com", re.compile("ana@example.com")),
+        ("/processors", re.compile("Acme cards")),
+        ("/events", None),
+    ):
+        settings.open(site + start)
+        rows = looking.get_by_role("main").get_by_role("table").get_by_role("link")
+        (rows.filter(has_text=link) if link else rows).first.click()
+        expect(looking.get_by_role("heading", level=1)).to_be_visible()
+        clean(looking)
+        within(looking)
+
+
+def test_without_script_every_page_reads_the_same(no_script: Page, demo: Demo) -> None:
+    settings = sign_in_merchant(no_script, demo)
+    site = settings.first_portal()
+    for path in OF_PORTAL:
+        answer = no_script.goto(demo.admin + site + path)
+        assert answer is not None
+        assert answer.status == 200, path
+        expect(no_script.get_by_role("heading", level=1)).to_have_count(1)
+
+
+def test_view_as_customer_is_marked_and_changes_nothing(page: Page, demo: Demo) -> None:
+    settings = sign_in_merchant(page, demo)
+    site = settings.first_portal()
+    settings.open(f"{site}/customers?q=ana@example.com")
+    page.get_by_role("main").get_by_role("table").get_by_role("link", name="ana@example.com").click()
+    page.get_by_role("button", name="View as customer").click()
+    with page.context.expect_page() as opened:
+        page.get_by_role("link", name="Open the portal as this customer").click()
+    shop = opened.value
+    shop.get_by_role("button", name="View as customer").click()
+    expect(shop.get_by_role("heading", level=1)).to_have_text("Orders")
+    expect(shop.get_by_test_id("viewing")).to_contain_text("ana@example.com")
+    expect(shop.get_by_test_id("order").first).to_be_visible()
+    shop.goto(f"{demo.acme}/customers/subscriptions")
+    card = shop.get_by_role("region", name="Monthly coffee box")
+    card.get_by_role("link", name=re.compile("^Pause")).click()
+    shop.get_by_role("button", name=re.compile("^Pause")).last.click()
+    expect(shop.get_by_role("alert").first).to_contain_text("Nothing can be changed from here")
+    shop.get_by_role("button", name="Stop viewing").click()
+    expect(shop).to_have_url(re.compile("/customers$"))
+
+
+def test_a_request_is_answered_on_the_page(page: Page, other_browser: Any, demo: Demo) -> None:
+    """What a customer asks for stands in the queue; the answer reaches their page and their mailbox."""
+    customer = other_browser()
+    sign_in(customer, demo, "adyen@example.com", demo.nova)
+    customer.goto(f"{demo.nova}/customers/subscriptions")
+    customer.get_by_role("link", name=re.compile("ask|Ask", re.I)).first.click()
+    customer.get_by_role("main").get_by_role("button").first.click()
+    expect(customer.locator("[data-request=open]").first).to_be_visible()
+    settings = sign_in_merchant(page, demo, "owner@nova.example")
+    settings.open(settings.first_portal() + "/requests")
+    page.get_by_role("main").get_by_role("table").get_by_role("link").first.click()
+    page.get_by_role("main").get_by_role("textbox").first.fill("Done as you asked.")
+    page.get_by_role("button", name=re.compile("done", re.I)).first.click()
+    expect(page.get_by_role("main")).to_contain_text(re.compile("done", re.I))
+    assert demo.mail("adyen@example.com", "did it")
+    customer.reload()
+    expect(customer.locator("[data-request=done]").first).to_contain_text("Done as you asked.")
