@@ -94,7 +94,7 @@ DATABASE = Database(URL, 2)
 _portal = DATABASE.read_now(tenancy.portal_by_host, "acme.localhost", "localhost")
 assert _portal is not None
 PORTAL = _portal
-SESSION = by_hand(login.LOAD, "token_hash", portal=PORTAL.id)
+SESSION = by_hand(login.LOAD, "token_hash", portal=PORTAL.id, purpose="customer")
 ORDERS = by_hand(queries.ORDERS[0], "customer", portal=PORTAL.id)
 TEMPLATE = render.environment(PORTAL.locale).get_template("tab.html")
 FORMAT = render.formats(PORTAL.locale, PORTAL.time_zone)

@@ -623,12 +623,18 @@ def settle_join(db: Session, join_id: int) -> None:
         _part(db, row.portal_id, row.from_id, row.into_id)
 
 
-def undo_join(db: Session, person: Person, portal_id: int, join_id: int, now: datetime) -> None:
-    """Two people again: each row goes to whom the processor, or the merchant, says. LookupError."""
+def undo_join(
+    db: Session, person: Person, portal_id: int, customer_id: int, join_id: int, now: datetime
+) -> None:
+    """Two people again, of whom `customer_id` is one: each row goes to whom the processor, or the merchant, says.
+
+    LookupError.
+    """
     row = models.Join
+    is_theirs = or_(col(row.from_id) == customer_id, col(row.into_id) == customer_id)
     undone = db.execute(
         update(row)
-        .where(col(row.id) == join_id, *_active(portal_id))
+        .where(col(row.id) == join_id, is_theirs, *_active(portal_id))
         .values(undone_at=now, undone_by=person.user_id)
         .returning(col(row.from_id), col(row.into_id))
     ).one_or_none()

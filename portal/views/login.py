@@ -91,7 +91,9 @@ async def _check_mail(request: Request, error: str | None = None) -> Response | 
     if asked is None:
         return None
     sender = request.app.state.settings.mail_from
-    return complete_page(request, "check_mail.html", 422 if error else 200, asked=asked, sender=sender, error=error)
+    return complete_page(
+        request, "check_mail.html", 422 if error else 200, asked=asked, sender=sender, error=error
+    )
 
 
 async def redeem_code(request: Request) -> Response:
@@ -165,7 +167,9 @@ def _bad_link(request: Request, why: login.Trouble, token: str, here: str | None
     heading, sentence = _about(why)
     again = token if why in ("expired", "used") else None
     status = 410 if again else 404
-    return complete_page(request, "link_bad.html", status, heading=heading, sentence=sentence, again=again, here=here)
+    return complete_page(
+        request, "link_bad.html", status, heading=heading, sentence=sentence, again=again, here=here
+    )
 
 
 def _about(why: login.Trouble) -> tuple[str, str]:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sqlalchemy import Select, select, text
 from sqlalchemy.orm import Session
 
-from portal import clock, customers, desk, letters, merchants, models, people, requests
+from portal import clock, customers, desk, letters, merchants, models, people, requests, work
 from portal.db import Database
 from portal.ids import id_text
 from portal.mail import Outcome
@@ -239,6 +239,14 @@ def test_once_a_day_and_only_where_something_is_open(shop: Shop) -> None:
     ]
 
 
+def test_the_worker_asks_for_it_in_its_sweep(shop: Shop) -> None:
+    shop.ask()
+    shop.database.write_now(work._sweep, at(7))
+    assert [job.payload for job in shop.jobs() if job.kind == "mail"] == [
+        {"template": "request_digest", "portal": shop.portal.id, "day": "2026-11-24"}
+    ]
+
+
 def sent(
     shop: Shop, monkeypatch: pytest.MonkeyPatch, payload: dict[str, Any]
 ) -> list[tuple[str, EmailMessage]]:
@@ -410,7 +418,7 @@ def test_the_timeline_goes_no_further_back_than_every_list(shop: Shop) -> None:
     assert page is not None
     assert page.more_lines
     assert "placed" not in {line.what for line in page.lines}  # payments of those days are missing here
-    assert len(page.lines) == 26
+    assert len(page.lines) == customers.LINES
 
 
 def test_deeds_go_on_by_their_cursor_and_their_index(shop: Shop) -> None:

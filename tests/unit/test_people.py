@@ -1,5 +1,6 @@
 """Records of nobody, whom the merchant says they are, and further addresses of one person."""
 
+import asyncio
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
@@ -9,14 +10,16 @@ from sqlalchemy import select, text, update
 from sqlalchemy.orm import Session
 from sqlmodel import col
 
-from portal import clock, login, merchants, models, people, sync
+from portal import clock, login, merchants, models, people, sync, work
 from portal.db import Database
 from portal.gateways import facts
 from portal.gateways.base import CustomerRecord, OrderRecord, PaymentRecord, Snapshot, SubscriptionRecord
 from portal.merchants import Refused
 from portal.money import Money
 from portal.queries import Cursor
+from portal.settings import Settings
 from tests.unit.builders import (
+    MASTER_KEY,
     NOW,
     make_account,
     make_action,
@@ -118,7 +121,10 @@ class Shop:
         return join_id
 
     def undo(self, join_id: int) -> None:
-        self.database.write_now(people.undo_join, self.person, self.portal.id, join_id, clock.now())
+        row = self.one(models.Join, id=join_id)
+        self.database.write_now(
+            people.undo_join, self.person, self.portal.id, row.into_id, join_id, clock.now()
+        )
 
 
 @pytest.fixture
@@ -502,8 +508,10 @@ def test_one_click_parts_them_again(shop: Shop) -> None:
     both(shop)
     join_id = shop.join("ana@example.com", "old@example.com")
     shop.hears(at(5), orders=[order("o_5", email="old@example.com")])
-    with pytest.raises(LookupError):
-        shop.database.write_now(people.undo_join, shop.person, shop.other.id, join_id, clock.now())
+    ana, third = shop.customer("ana@example.com"), make_customer(shop.database, shop.portal, "c@example.com")
+    for portal, who in ((shop.other, ana), (shop.portal, third)):
+        with pytest.raises(LookupError):
+            shop.database.write_now(people.undo_join, shop.person, portal.id, who.id, join_id, clock.now())
     shop.undo(join_id)
     assert owners(shop) == {"old@example.com"}
     assert shop.whose(models.Order, "o_5") == "old@example.com"
@@ -541,6 +549,21 @@ def test_a_row_written_meanwhile_by_what_stood_before_is_settled(shop: Shop) -> 
     write_late(ana.id)
     shop.database.write_now(people.settle_join, join_id)
     assert shop.whose(models.Order, "o_2") == "old@example.com"
+
+
+def test_the_worker_settles_it_when_its_time_has_come(shop: Shop) -> None:
+    both(shop)
+    shop.join("ana@example.com", "old@example.com")
+    second = shop.customer("old@example.com")
+    make_order(shop.database, shop.account, second, remote_id="o_late")
+    worker = work.Worker(Settings(master_keys=MASTER_KEY, scheme="http"), shop.database)
+    (job,) = shop.jobs("settle_join")
+
+    async def handle() -> None:
+        await worker._handlers[job.kind](job.payload)
+
+    asyncio.run(handle())
+    assert shop.whose(models.Order, "o_late") == "ana@example.com"
 
 
 def session(shop: Shop, email: str) -> str:

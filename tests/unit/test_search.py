@@ -1,5 +1,6 @@
 """The merchant's search: what a text may be, what is found, whose, page by page, and by which index."""
 
+import asyncio
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any
@@ -182,6 +183,14 @@ def test_who_has_no_keys_yet_is_found_by_the_whole_address_and_gets_them(shop: S
     assert shop.database.write_now(names.write_missing) == 1
     assert shop.database.write_now(names.write_missing) == 0
     assert shop.people("danes") == ["old@example.com"]
+
+
+def test_the_sweep_writes_all_that_are_missing(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(names, "BATCH", 3)
+    for number in range(8):
+        make_customer(shop.database, shop.portal, f"bea{number}@example.com")
+    asyncio.run(names.sweep(shop.database))
+    assert len(shop.people("bea")) == 8
 
 
 def test_people_come_in_order_page_by_page_and_none_twice(shop: Shop) -> None:

@@ -303,6 +303,7 @@ async def part(request: Request) -> Response:
             people.undo_join,
             request.state.person,
             request.state.site.id,
+            request.path_params["customer_id"],
             request.path_params["join_id"],
             clock.now(),
         )
