@@ -38,6 +38,7 @@ from portal.migrate import is_current
 from portal.render import Format
 from portal.settings import LOCAL, Settings
 from portal.texts import gettext as _
+from portal.texts import ngettext
 from portal.vault import Vault, VaultError
 
 State = Literal["ok", "warn", "bad", "unknown"]
@@ -380,9 +381,10 @@ def longest_usual(times: Sequence[datetime]) -> timedelta | None:
 def _span(span: timedelta) -> str:
     hours = span.total_seconds() / 3600
     if hours < 1:
-        return _("{minutes} minutes").format(minutes=max(1, round(hours * 60)))
+        minutes = max(1, round(hours * 60))
+        return ngettext("{minutes} minute", "{minutes} minutes", minutes).format(minutes=minutes)
     if hours < 48:
-        return _("{hours} hours").format(hours=round(hours))
+        return ngettext("{hours} hour", "{hours} hours", round(hours)).format(hours=round(hours))
     return _("{days} days").format(days=round(hours / 24))
 
 

@@ -8,9 +8,11 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from PIL import Image, ImageDraw
+from sqlalchemy import select
 from sqlalchemy.orm import Session
+from sqlmodel import col
 
-from portal import clock, models
+from portal import clock, models, tally
 from portal.db import Database
 from portal.gateways import facts, processors
 from portal.vault import Vault
@@ -54,6 +56,13 @@ REASONS = [
     "Something went wrong with it",
     "Another reason",
 ]
+ANSWERS = [
+    {"title": "Done", "text": "Done as you asked. {shop}"},
+    {
+        "title": "By phone",
+        "text": "Please call us and have {reference} at hand: {what} needs a word with you.",
+    },
+]
 PAYFAST_NUMBERS = {"Acme South Africa": "10000100", "Kora debit": "10000200"}
 PAYFAST = ("10000100", "46f0cd694581a")  # the sandbox account that everybody uses
 
@@ -92,12 +101,27 @@ def fill(database: Database, vault: Vault, simulators: dict[str, Harness], port:
         payfast.add_account("10000200", "q1cd2rdny4a53", "kora yoga mats", notify_url=hook("Kora debit")),
         clock.now(),
     )
+    database.write_now(_past, clock.now())
     for name, sample in _samples(simulators).items():
         account = by_processor[name]
         simulators[name].open(sample, f"http://127.0.0.1:{port}/webhooks/{account.token}")
         simulators[name].fill(sample)
         database.write_now(_list_plans, account.id, simulators[name].plans(sample))
     return accounts
+
+
+def _past(db: Session, now: datetime) -> None:
+    """What the portals counted in the months before: sign-ins, more of them at the start of a week, and their mails."""
+    for portal_id in db.execute(select(col(models.Portal.id))).scalars():
+        for days in range(1, 300):
+            then = now - timedelta(days=days)
+            visits = (12 - 2 * then.weekday() + days * 7 % 4) if days < 200 else days % 3
+            counts = {
+                (portal_id, tally.SIGN_IN): max(0, visits),
+                (portal_id, tally.MAIL_SENT): max(0, visits) + days % 3,
+                (portal_id, tally.MAIL_REFUSED): int(days % 19 == 0),
+            }
+            tally.count_all(db, counts, then)
 
 
 def _list_plans(db: Session, account_id: int, plans: list[dict[str, Any]]) -> None:
@@ -165,6 +189,7 @@ def _portals(db: Session, vault: Vault, samples: dict[str, Sample]) -> list[mode
         terms_url="https://acme.example/terms",
         privacy_url="https://acme.example/privacy",
         cancel_reasons=REASONS,
+        answer_templates=ANSWERS,
     )
     kora = models.Portal(
         merchant_id=merchants[1].id,
@@ -199,6 +224,7 @@ def _portals(db: Session, vault: Vault, samples: dict[str, Sample]) -> list[mode
         tax_id="NL123456789B01",
         invoice_prefix="NM-",
         cancel_reasons=REASONS,
+        answer_templates=ANSWERS,
     )
     db.add_all([acme, kora, nova])
     db.flush()

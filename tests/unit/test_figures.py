@@ -487,7 +487,9 @@ def test_every_number_is_read_by_its_index(
         return [str(row[-1]) for row in connection.exec_driver_sql(f"{word} {sql}", parameters)]
 
     lines = database.write_now(plan)
-    assert any(one in line for one in index.split(" or ") for line in lines), lines
+    # On few rows PostgreSQL may find another index as good; that it reads no table whole is what counts there.
+    wanted_index = index.split(" or ") if database.is_sqlite else ["Index"]
+    assert any(one in line for one in wanted_index for line in lines), lines
     scans = [line for line in lines if line.startswith("SCAN") or "Seq Scan" in line]
     allowed = ("anon", "placed", "account", "(subquery")
     assert [line for line in scans if not any(word in line for word in allowed)] == []
