@@ -754,7 +754,7 @@ def test_a_worker_is_known_by_its_beat_and_by_what_waits(database: Database) -> 
     assert the(installation(database), "worker").state == "warn"
     database.write_now(lambda db: setattr(db.get_one(models.Job, job.id), "run_at", NOW - timedelta(hours=1)))
     found = the(installation(database), "worker")
-    assert (found.state, "60 minutes" in found.sentence or "1 hours" in found.sentence) == ("bad", True)
+    assert (found.state, "60 minutes" in found.sentence or "1 hour" in found.sentence) == ("bad", True)
     late = database.read_now(doctor.of_installation, make_settings(), None, NOW + timedelta(minutes=5))
     assert "No worker has been at work for 5 minutes" in the(late, "worker").sentence
 
