@@ -1,6 +1,7 @@
 """The database: plain functions in a thread, one session and one transaction each."""
 
 import sqlite3
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -91,8 +92,8 @@ def _sqlite(url: str, threads: int) -> Engine:
 
     @event.listens_for(engine, "connect")
     def _pragmas(connection: sqlite3.Connection, _: Any) -> None:
+        _into_wal(connection)
         for pragma in (
-            "journal_mode = WAL",
             "synchronous = FULL",
             "busy_timeout = 10000",
             "foreign_keys = ON",
@@ -101,6 +102,21 @@ def _sqlite(url: str, threads: int) -> Engine:
             connection.execute(f"PRAGMA {pragma}")
 
     return engine
+
+
+def _into_wal(connection: sqlite3.Connection) -> None:
+    """The journal of a new file changes under a lock that SQLite itself does not wait for: several processes may
+    start at once."""
+    for _ in range(200):
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except pysqlite3.dbapi2.OperationalError as error:
+            if "locked" not in str(error):
+                raise
+            time.sleep(0.05)
+        else:
+            return
+    connection.execute("PRAGMA journal_mode = WAL")
 
 
 def refuse_old_sqlite(version: tuple[int, int, int]) -> None:

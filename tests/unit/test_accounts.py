@@ -719,7 +719,7 @@ def test_the_newest_event_is_one_step_into_the_index(database: Database) -> None
     statement = select(models.Account.id, accounts._last_event_at()).where(  # type: ignore[call-overload]
         models.Account.portal_id == portal.id
     )
-    assert "ix_event_account" in database.read_now(plan, statement)
+    assert "ix_event_account" in database.write_now(plan, statement)  # SET LOCAL needs a transaction
 
 
 def plan(db: Session, statement: Any) -> str:

@@ -12,6 +12,7 @@ from starlette.testclient import TestClient
 from portal import actions, clock, models, offers, policy, requests, tenancy
 from portal.app import create_app
 from portal.db import Database
+from portal.gateways import facts, processors
 from portal.ids import id_text
 from portal.letters import sample
 from portal.policy import CancelPolicy, SaveOffer, charged_until, notice, offers_of
@@ -153,8 +154,6 @@ def test_what_the_shop_does_not_want_is_not_to_be_had_and_says_why(
 def test_one_way_that_needs_nobody_stays(
     scene: Callable[..., Scene], with_options: bool, when: str, stays: Any
 ) -> None:
-    from portal.gateways import facts
-
     on = scene("adyen", options=list(facts("adyen").options) if with_options else [])
     assert under(on, when)[stays].ok
 
@@ -163,8 +162,6 @@ def test_one_way_that_needs_nobody_stays(
 def test_no_policy_leaves_a_customer_without_a_way_that_the_processor_has(
     scene: Callable[..., Scene], when: str
 ) -> None:
-    from portal.gateways import facts, processors
-
     on = scene()
     for processor in processors():
         on.account.processor = processor
