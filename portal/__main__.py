@@ -3,12 +3,15 @@
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 import uvloop
 
 from portal.settings import Settings
+
+if TYPE_CHECKING:
+    from portal import backups
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 keys = typer.Typer(no_args_is_help=True, help="Keys of the installation.")
@@ -49,6 +52,106 @@ def run_migrations() -> None:
     settings = Settings()
     _or_say_why(lambda: upgrade(settings.database_url))
     typer.echo("The database is up to date.", err=True)
+
+
+@app.command("backup")
+def make_backup(
+    target: Annotated[Path, typer.Argument(help="A folder, or a file that ends in .tar.")] = Path("."),
+    keep: Annotated[
+        int | None, typer.Option(help="Of the folder's backups, keep the newest so many.")
+    ] = None,
+    verify: Annotated[
+        Path | None, typer.Option(help="Try this backup instead: restore it, look, forget.")
+    ] = None,
+) -> None:
+    """Back the database up into one file, while everything runs on. Without the master keys: keep those elsewhere."""
+    from portal import backups
+
+    def run() -> None:
+        if verify is not None:
+            _say_restored(backups.verify(Settings(), verify))
+        else:
+            typer.echo(backups.made_text(*backups.make(Settings(), target, keep)))
+
+    _or_say_why(run)
+
+
+@app.command("restore")
+def restore_backup(
+    file: Annotated[Path, typer.Argument(help="The backup.")],
+    into: Annotated[
+        str, typer.Option(help="Address of a database that is empty: sqlite:///… or postgresql://…")
+    ],
+) -> None:
+    """Bring a backup back into an empty database, and compare it with what was taken. Overwrites nothing."""
+    from portal import backups
+
+    _or_say_why(lambda: _say_restored(backups.restore(Settings(), file, into)))
+
+
+def _say_restored(found: "backups.Restored") -> None:
+    from portal import backups
+
+    typer.echo(backups.restored_text(found))
+    if found.problems:
+        sys.exit(1)
+
+
+@app.command("import")
+def read_in(
+    account: Annotated[str, typer.Argument(help="Its label, id or the end of its webhook address.")],
+    anew: Annotated[bool, typer.Option(help="From the beginning, where a run was stopped.")] = False,
+) -> None:
+    """Read in everything that an account's processor lists. Goes on where it was; safe to stop and to run again."""
+    from portal import terminal
+
+    _or_say_why(lambda: sys.exit(uvloop.run(terminal.read_in(Settings(), account, anew))))
+
+
+@app.command("import-file")
+def import_file(
+    file: Annotated[Path, typer.Argument(help="CSV or .xlsx, one row for each order.")],
+    portal: Annotated[str, typer.Option(help="The portal's short name.")],
+    account: Annotated[
+        str | None, typer.Option(help="Whose orders they are; left out: as each row says.")
+    ] = None,
+    columns: Annotated[
+        list[str] | None,
+        typer.Option("--map", help="What a column is called in the file: email=E-Mail. May be given again."),
+    ] = None,
+    decimal: Annotated[str, typer.Option(help="The sign before the decimals: . or ,")] = "",
+    dates: Annotated[str, typer.Option(help="dmy or mdy, where 03/04/2026 could be both.")] = "",
+    currency: Annotated[str, typer.Option(help="Of all rows, where no column says it.")] = "",
+    as_of: Annotated[str, typer.Option(help="The day on which the list was true; today by default.")] = "",
+    own: Annotated[bool, typer.Option(help="It is a list in the form of the account's processor.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Write nothing, only say what would be.")
+    ] = False,
+    problems: Annotated[Path | None, typer.Option(help="Where to write what is wrong, as CSV.")] = None,
+) -> None:
+    """Import orders that no processor lists, from a file. Safe to run again. Exits 1 where rows are refused."""
+    from portal import upkeep
+
+    chosen = upkeep.FileChoice(account, tuple(columns or ()), decimal, dates, currency, as_of, own)
+    _or_say_why(lambda: sys.exit(upkeep.import_file(Settings(), file, portal, chosen, dry_run, problems)))
+
+
+@app.command("reconcile")
+def reconcile_account(
+    account: Annotated[str, typer.Argument(help="Its id, or its name.")],
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    fix: Annotated[bool, typer.Option(help="Write what differs as the processor has it.")] = False,
+) -> None:
+    """Compare every row of an account with its processor, field by field. Exits 1 where anything differs."""
+    from portal import reconcile, upkeep
+
+    def run() -> None:
+        result = uvloop.run(upkeep.reconcile_account(Settings(), account, fix))
+        typer.echo(reconcile.as_json(result) if as_json else reconcile.as_text(result))
+        if result.faults:
+            sys.exit(1)
+
+    _or_say_why(run)
 
 
 @app.command("doctor")
@@ -226,6 +329,7 @@ def print_facts(
     for name in processors():
         table = facts(name)
         typer.echo(table.label)
+        typer.echo(f"  {'sync':24}{table.sync.by}, every {table.sync.minutes} minutes")
         for key, capability in table.capabilities.items():
             how = f" ({capability.how})" if capability.how else ""
             typer.echo(f"  {key:24}{capability.mode}{how}")

@@ -12,7 +12,7 @@ from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 from sqlmodel import col
 
-from portal import actions, clock, merchants, models, webhooks
+from portal import actions, clock, imports, merchants, models, webhooks
 from portal.connect import new_gateway, open_gateway
 from portal.gateways import facts
 from portal.gateways.base import Gateway, GatewayError, Health, Registration, Unavailable
@@ -606,7 +606,7 @@ def lists(processor: str, variant: str | None) -> bool:
 
 def _want_everything(db: Session, account: models.Account, now: datetime) -> None:
     if lists(account.processor, account.variant):
-        enqueue(db, "backfill", {"account": account.id}, now, None)
+        imports.start(db, account, now, None)
 
 
 def _want_check(db: Session, account: models.Account, now: datetime) -> None:
@@ -983,6 +983,7 @@ def disconnect(
     account.previous_credentials = account.previous_until = account.webhook_remote = None
     account.version += 1
     _keep_note(db, account_id, "", now)
+    imports.let_go(db, account_id, now)
     handed = actions.hand_over(db, account, now)
     merchants.audit(
         db,

@@ -4,23 +4,25 @@ The row of an action is committed before any call and its id is the idempotency 
 what the processor says when it is asked again; a time-out is unknown until then.
 """
 
+import asyncio
 import contextlib
 import hashlib
 import secrets
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+import structlog
 from itsdangerous import BadSignature, Signer
 from sqlalchemy import select, update
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.orm import Session
 from sqlmodel import col
 
 from portal import clock, models, outgoing, requests, sync
 from portal.connect import open_gateway, simulator
-from portal.db import Database
+from portal.db import Database, moment
 from portal.gateways import adapter, facts
 from portal.gateways.base import (
     Gateway,
@@ -42,11 +44,17 @@ from portal.tenancy import PortalView
 from portal.texts import gettext as _
 from portal.vault import Vault
 
+log = structlog.get_logger()
+
 LEAD = timedelta(hours=72)  # a scheduled cancel runs this long before the next charge
 TOO_LATE = timedelta(hours=24)  # with less than this left, a cancel is not scheduled but done
 PROVEN_WITHIN = timedelta(minutes=15)
 GIVE_UP = timedelta(hours=24)  # after this long, a wish that could not be carried out is given back
-LEASE = timedelta(seconds=75)
+LEASE = timedelta(seconds=20)  # of who makes a call; renewed while it lasts, so it ends soon after who died
+# What can be sent later as well, when the customer has gone.
+ALONE = frozenset(
+    {"cancel_now", "cancel_at_period_end", "undo_cancel", "pause", "resume", "skip_next_payment"}
+)
 LATE = timedelta(hours=1)  # after a promised end we look whether it came
 ENDED = ("cancelled", "expired")
 
@@ -87,9 +95,13 @@ async def perform(
     )
     if claimed.phase != "claimed":
         return Done(claimed.action_id, claimed.phase)
-    return await carry_out(
-        database, settings, vault, claimed.action_id, return_url=_return_url(settings, portal, claimed.state)
-    )
+    back = _return_url(settings, portal, claimed.state)
+    try:
+        return await carry_out(database, settings, vault, claimed.action_id, return_url=back)
+    except DBAPIError as error:
+        # The wish is written down and perhaps sent, only not how it went: the worker reads it back.
+        log.warning("an action is left to the worker", action=claimed.action_id, error=type(error).__name__)
+        return Done(claimed.action_id, "checking")
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,7 +328,8 @@ async def carry_out(
     try:
         if not await database.write(_take_lease, action_id, again=patient, now=clock.now()):
             return Done(action_id, action.phase)
-        answer = await _call(gateway, action, row, return_url)
+        async with _holding(database, action_id):
+            answer = await _call(gateway, action, row, return_url)
     except GatewayError as error:
         phase = await database.write(_failed, action_id, error, clock.now())
         return Done(action_id, phase)
@@ -372,14 +385,42 @@ async def _go_away(
 
 
 def _take_lease(db: Session, action_id: int, again: bool, now: datetime) -> bool:
-    """Only one process calls for an action at a time; a second try waits until the first one's lease has run out."""
-    free = col(models.Action.lease_until) <= now if again else col(models.Action.phase) == "claimed"
+    """Only one process calls for an action at a time; a second try waits until the first one's lease has run out. The
+    database's clock says when."""
+    at = moment(db)
+    free = col(models.Action.lease_until) <= at if again else col(models.Action.phase) == "claimed"
     taken = db.execute(
         update(models.Action)
         .where(col(models.Action.id) == action_id, col(models.Action.closed_at).is_(None), free)
-        .values(phase="sent", sent_at=now, lease_until=now + LEASE)
+        .values(phase="sent", sent_at=now, lease_until=at + LEASE)
     )
     return bool(taken.rowcount)  # type: ignore[attr-defined]
+
+
+@contextlib.asynccontextmanager
+async def _holding(database: Database, action_id: int) -> AsyncIterator[None]:
+    """Keep the lease for as long as the call takes; whose process dies keeps it no longer."""
+
+    async def renew() -> None:
+        while True:
+            await asyncio.sleep(LEASE.total_seconds() / 3)
+            with contextlib.suppress(DBAPIError):
+                await database.write(_renew_lease, action_id)
+
+    renewing = asyncio.create_task(renew())
+    try:
+        yield
+    finally:
+        renewing.cancel()
+
+
+def _renew_lease(db: Session, action_id: int) -> None:
+    row = models.Action
+    db.execute(
+        update(row)
+        .where(col(row.id) == action_id, col(row.phase) == "sent", col(row.closed_at).is_(None))
+        .values(lease_until=moment(db) + LEASE)
+    )
 
 
 def _answered(db: Session, action_id: int, snapshot: Snapshot, now: datetime) -> str:
@@ -670,8 +711,8 @@ def _confirm(db: Session, action: models.Action, now: datetime) -> None:
 async def read_back(database: Database, settings: Settings, vault: Vault, action_id: int) -> float | None:
     """Ask the processor how an open action stands; the seconds until the next look, None when it is closed.
 
-    A cancel that has not happened is sent again under the same key. Anything else that a fresh look does not show
-    after a time-out is given back as not done.
+    A cancel that has not happened is sent again under the same key, and so is what was never sent since its process
+    died before. Anything else that a fresh look does not show after a time-out is given back as not done.
     """
     action, row, account = await database.read(_with_account, action_id)
     now = clock.now()
@@ -694,7 +735,7 @@ async def read_back(database: Database, settings: Settings, vault: Vault, action
     action, row, account = await database.read(_with_account, action_id)
     if action.closed_at is not None:
         return None
-    return await _not_yet(database, settings, vault, action, gone=snapshot is None)
+    return await _not_yet(database, settings, vault, action, snapshot is None)
 
 
 async def _not_yet(
@@ -707,7 +748,10 @@ async def _not_yet(
         return None
     await database.write(_still_open, action.id, now)
     again = action.capability in ("cancel_now", "cancel_at_period_end") or action.how == "calls"
-    if again and action.error:  # the call failed and the processor shows no trace of it: same key, once more
+    died = action.phase in ("claimed", "sent")  # its lease has run out, and nobody has written how it went
+    unsent = action.phase == "claimed" and action.capability in ALONE
+    # The call failed, or nobody lived to make it, and the processor shows no trace of it: same key, once more.
+    if unsent or (again and (action.error or (died and action.capability in ALONE))):
         await carry_out(database, settings, vault, action.id, patient=True)
         return None  # carry_out has queued the next look
     if action.params.get("guided") and age > timedelta(minutes=2):

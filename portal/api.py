@@ -19,7 +19,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 from sqlmodel import col
 
-from portal import login, models, outgoing, requests, shapes, sync, tenancy
+from portal import login, models, outgoing, requests, shapes, sheetrows, sheets, sync, tenancy
 from portal.gateways.base import Line, OrderRecord, OrderStatus, Snapshot
 from portal.ids import id_text, parse_id
 from portal.money import Money
@@ -299,6 +299,47 @@ class OrdersIn(Input):
     orders: list[OrderIn] = Field(min_length=1, max_length=100)
 
 
+Cell = Annotated[str, StringConstraints(max_length=300)]
+
+
+class RowIn(Input):
+    """An order, a payment or a subscription in the columns of a file (docs/import.md). What is left out or empty says
+    nothing."""
+
+    email: Cell
+    processor: Cell | None = Field(default=None, description="An account's name, where `account` is not all.")
+    name: Cell | None = None
+    customer: Cell | None = Field(default=None, description="The processor's id of the customer.")
+    order: Cell | None = Field(default=None, description="Your number of the order.")
+    payment: Cell | None = Field(default=None, description="The processor's id of the payment.")
+    invoice: Cell | None = None
+    subscription: Cell | None = Field(default=None, description="The processor's id of the subscription.")
+    token: Cell | None = None
+    product: Cell | None = None
+    description: Cell | None = None
+    quantity: int | None = Field(default=None, ge=1, le=999_999)
+    amount: Cell | None = Field(default=None, description="In whole units, with a point: 24.00.")
+    currency: Cell | None = Field(default=None, description="ISO 4217.")
+    refunded: Cell | None = None
+    tax: Cell | None = None
+    status: Cell | None = None
+    paid_at: Cell | None = Field(default=None, description="ISO 8601; without a zone, in the portal's.")
+    ordered_at: Cell | None = None
+    subscription_status: Cell | None = None
+    interval: Cell | None = Field(default=None, description="Such as month, 3 months, year.")
+    started_at: Cell | None = None
+    ends_at: Cell | None = None
+    next_payment: Cell | None = Field(default=None, description="A day, such as 2026-12-24.")
+
+
+class RowsIn(Input):
+    account: shapes.Id | None = Field(default=None, description="Of all rows that name no processor.")
+    as_of: When | None = Field(
+        default=None, description="When all this was so; now, where it is left out. What is older never wins."
+    )
+    orders: list[RowIn] = Field(min_length=1, max_length=500)
+
+
 class SessionIn(Input):
     """Who is to be sent into the portal, and where to. Name them by `email` or by `customer_id`."""
 
@@ -364,6 +405,20 @@ class Pushed(shapes.Shape):
 
 class PushedOrders(shapes.Shape):
     data: list[Pushed]
+
+
+class Added(shapes.Shape):
+    """What became of a row; the ids are those of what it speaks of."""
+
+    result: Literal["created", "changed", "unchanged", "refused"]
+    order: shapes.Id | None
+    payment: shapes.Id | None
+    subscription: shapes.Id | None
+    errors: list[Wrong]
+
+
+class AddedOrders(shapes.Shape):
+    data: list[Added] = Field(description="In the order of what was sent.")
 
 
 class Event(shapes.Shape):
@@ -499,8 +554,12 @@ def asked(db: Session, portal_id: int, query: RequestsQuery) -> Requests:
             where.append(tuple_(col(row.due_at), col(row.id)) > tuple_(_moment(last.due_at), _big(last.id)))
         statement = select(row).where(*where).order_by(col(row.due_at), col(row.id))
         found, following = _cut(db, statement, query)
-    names = shapes.emails(db, portal_id, list({one.customer_id for one in found}))
-    return Requests(data=[shapes.request(one, names[one.customer_id]) for one in found], next=following)
+    names = shapes.emails(db, portal_id, list({one.customer_id for one in found if one.customer_id}))
+
+    def email(one: models.Request) -> str:
+        return names[one.customer_id] if one.customer_id is not None else one.contact or ""
+
+    return Requests(data=[shapes.request(one, email(one)) for one in found], next=following)
 
 
 SETTLED = timedelta(seconds=5)  # what is younger may still be overtaken by what began before it
@@ -794,6 +853,52 @@ def _push(db: Session, account: models.Account, one: OrderIn, now: datetime) -> 
     return Pushed(id=id_text(after.id), remote_id=after.remote_id, result=result)
 
 
+ROWS_AT_ONCE = 100  # in a transaction
+
+
+def may_add(db: Session, portal_id: int, batch: RowsIn, now: datetime) -> None:
+    """Whether all of a batch can be looked at; Problem where it can't."""
+    if batch.as_of is not None and batch.as_of > now + AHEAD:
+        raise Problem(
+            "invalid", "Nothing was written.", [Wrong(pointer="/as_of", detail="This lies in the future.")]
+        )
+    if batch.account is not None:
+        try:
+            sheets.Accounts(db, portal_id, _id(batch.account)).named(None)
+        except sheets.Refused:
+            wrong = Wrong(pointer="/account", detail="This portal has no such account that is connected.")
+            raise Problem("invalid", "Nothing was written.", [wrong]) from None
+
+
+def add(
+    db: Session, caller: Caller, batch: RowsIn, begin: int, as_of: datetime, now: datetime
+) -> list[Added]:
+    """Write some rows of a batch, each by itself: what is right of them."""
+    rules = sheets.rules_of(db, caller.portal_id, {"decimal": "."}, now)
+    rows = [
+        sheetrows.understand(one.model_dump(exclude_none=True), rules)
+        for one in batch.orders[begin : begin + ROWS_AT_ONCE]
+    ]
+    usual = _id(batch.account) if batch.account is not None else None
+    accounts = sheets.Accounts(db, caller.portal_id, usual)
+    outcomes = sheets.write_rows(db, accounts, rows, as_of, begin, now)
+    return [_added(f"/orders/{number}", one) for number, one in enumerate(outcomes, begin)]
+
+
+def _added(pointer: str, one: sheets.Outcome) -> Added:
+    return Added(
+        result=one.result,
+        order=_text_of(one.ids.get("order")),
+        payment=_text_of(one.ids.get("payment")),
+        subscription=_text_of(one.ids.get("subscription")),
+        errors=[Wrong(pointer=f"{pointer}/{column}", detail=sentence) for column, sentence in one.wrong],
+    )
+
+
+def _text_of(row_id: int | None) -> str | None:
+    return id_text(row_id) if row_id is not None else None
+
+
 # Answering requests
 
 
@@ -818,6 +923,8 @@ def answer(
     except ValueError as error:
         wrong = Wrong(pointer="/say", detail=f"{str(error).capitalize()}.")
         raise Problem("invalid", wrong.detail, [wrong]) from error
+    if found.customer_id is None:
+        return shapes.request(found, found.contact or "")
     return shapes.request(found, db.get_one(models.Customer, found.customer_id).email)
 
 

@@ -1,20 +1,28 @@
 """The database: plain functions in a thread, one session and one transaction each."""
 
+import select
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import anyio
 import anyio.to_thread
 import pysqlite3.dbapi2
-from sqlalchemy import Engine, create_engine, event
+from sqlalchemy import Engine, create_engine, event, text
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.orm import ORMExecuteState, Session
+
+from portal import clock, outage
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
+# What SQLite forgets with each connection; the journal, WAL, it keeps in the file.
+PRAGMAS = ("synchronous = FULL", "busy_timeout = 10000", "foreign_keys = ON", "mmap_size = 268435456")
+DEADLOCKS = 4  # in a row, before one is told
 OLDEST_SQLITE = (3, 51, 3)  # older ones can lose commits: the WAL-reset bug
 
 
@@ -32,6 +40,7 @@ class Database:
         )
         self._threads = threads
         self._limiter: anyio.CapacityLimiter | None = None
+        self._writers: anyio.CapacityLimiter | None = None
 
     async def read(self, fn: Callable[Concatenate[Session, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a function that only reads, in a thread."""
@@ -41,18 +50,51 @@ class Database:
 
     async def write(self, fn: Callable[Concatenate[Session, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a function in a write transaction, in a thread; it is committed when the function returns."""
-        return await anyio.to_thread.run_sync(
-            lambda: self.write_now(fn, *args, **kwargs), limiter=self._limit()
-        )
+        if not self.is_sqlite:
+            return await anyio.to_thread.run_sync(
+                lambda: self.write_now(fn, *args, **kwargs), limiter=self._limit()
+            )
+        # One writes at a time there; the others wait in line, and in no thread that a reader could use.
+        if self._writers is None:
+            self._writers = anyio.CapacityLimiter(1)
+        async with self._writers:
+            return await anyio.to_thread.run_sync(
+                lambda: self.write_now(fn, *args, **kwargs), limiter=self._limit()
+            )
+
+    async def clock_ahead(self) -> timedelta:
+        """By how much the database's clock is ahead of this machine's; SQLite has no other."""
+        if self.is_sqlite:
+            return timedelta(0)
+        before = clock.machine()
+        theirs = await self.read(_their_clock)
+        return theirs - (before + (clock.machine() - before) / 2)
 
     def read_now(self, fn: Callable[Concatenate[Session, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """`read`, in this thread."""
-        with _ReadSession(self._reader, expire_on_commit=False, autoflush=False) as db:
+        with (
+            outage.lasting.watched(writing=False),
+            _ReadSession(self._reader, expire_on_commit=False, autoflush=False) as db,
+        ):
             return fn(db, *args, **kwargs)
 
     def write_now(self, fn: Callable[Concatenate[Session, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """`write`, in this thread."""
-        with Session(self.engine, expire_on_commit=False) as db, db.begin():
+        """`write`, in this thread. Where PostgreSQL ends one of two that wait for each other, it is done once more:
+        nothing of it has been kept."""
+        for _ in range(DEADLOCKS):
+            try:
+                return self._write_once(fn, *args, **kwargs)
+            except DBAPIError as error:
+                if getattr(error.orig, "sqlstate", None) not in ("40P01", "40001"):
+                    raise
+        return self._write_once(fn, *args, **kwargs)
+
+    def _write_once(self, fn: Callable[Concatenate[Session, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        with (
+            outage.lasting.watched(writing=True),
+            Session(self.engine, expire_on_commit=False) as db,
+            db.begin(),
+        ):
             if self.is_sqlite:
                 # Taken at once: a lock asked for in mid-transaction cannot be waited for.
                 db.connection().exec_driver_sql("BEGIN IMMEDIATE")
@@ -65,6 +107,18 @@ class Database:
         if self._limiter is None:
             self._limiter = anyio.CapacityLimiter(self._threads)
         return self._limiter
+
+
+def moment(db: Session) -> datetime:
+    """Now, by the clock of the database: the one for what processes on several machines must agree on."""
+    if db.get_bind().dialect.name == "sqlite":
+        return clock.now()
+    return _their_clock(db) + clock.offset()
+
+
+def _their_clock(db: Session) -> datetime:
+    found: datetime = db.execute(text("SELECT clock_timestamp()")).scalar_one()
+    return found
 
 
 class _ReadSession(Session):
@@ -93,12 +147,7 @@ def _sqlite(url: str, threads: int) -> Engine:
     @event.listens_for(engine, "connect")
     def _pragmas(connection: sqlite3.Connection, _: Any) -> None:
         _into_wal(connection)
-        for pragma in (
-            "synchronous = FULL",
-            "busy_timeout = 10000",
-            "foreign_keys = ON",
-            "mmap_size = 268435456",
-        ):
+        for pragma in PRAGMAS:
             connection.execute(f"PRAGMA {pragma}")
 
     return engine
@@ -129,10 +178,27 @@ def refuse_old_sqlite(version: tuple[int, int, int]) -> None:
 
 
 def _postgres(url: str, threads: int) -> Engine:
-    return create_engine(
+    engine = create_engine(
         url.replace("postgres://", "postgresql://", 1),
         pool_size=threads,
         max_overflow=0,
         pool_pre_ping=False,
-        connect_args={"options": "-c timezone=UTC -c jit=off"},
+        connect_args={
+            "options": "-c timezone=UTC -c jit=off",
+            "connect_timeout": 5,
+            "keepalives_idle": 15,
+            "keepalives_interval": 5,
+            "keepalives_count": 3,
+            "tcp_user_timeout": 20_000,
+        },
     )
+
+    @event.listens_for(engine, "checkout")
+    def _still_there(connection: Any, _record: Any, _proxy: Any) -> None:
+        """A server that has gone has closed its end, which is seen without a round trip: another one is opened."""
+        watch = select.poll()
+        watch.register(connection.fileno(), select.POLLIN)
+        if watch.poll(0):
+            raise DisconnectionError("the server has closed the connection")
+
+    return engine

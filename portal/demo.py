@@ -169,6 +169,7 @@ class Demo:
     async def reset(self) -> None:
         """Back to what was remembered."""
         async with self.worker.at_work:
+            await self.worker.settled()
             clock.set_offset(timedelta(0))
             for one in self.simulators.values():
                 one.reset()

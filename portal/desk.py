@@ -11,7 +11,7 @@ from sqlalchemy import BigInteger, Select, and_, bindparam, func, select, tuple_
 from sqlalchemy.orm import Session
 from sqlmodel import col
 
-from portal import merchants, models, requests, saving
+from portal import merchants, models, people, requests, saving
 from portal.gateways import facts
 from portal.ids import id_text
 from portal.jobs import enqueue
@@ -37,9 +37,9 @@ class QueueRow:
     kind: str
     what: str
     status: str
-    customer_id: int
-    email: str
-    account: str
+    customer_id: int | None
+    email: str  # of who is not signed in, as they typed it
+    account: str | None
     due_at: datetime
     closed_at: datetime | None
     is_late: bool
@@ -63,7 +63,7 @@ _LISTED = (
         _request.c.what,
         _request.c.status,
         _request.c.customer_id,
-        _customer.c.email,
+        func.coalesce(_customer.c.email, _request.c.contact).label("email"),
         _request.c.account_id,
         _request.c.due_at,
         _request.c.closed_at,
@@ -108,7 +108,7 @@ def queue(db: Session, portal_id: int, which: Which, now: datetime, after: Curso
             row.status,
             row.customer_id,
             row.email,
-            labels[row.account_id][0],
+            labels[row.account_id][0] if row.account_id is not None else None,
             row.due_at,
             row.closed_at,
             row.status == "open" and row.due_at < now,
@@ -138,32 +138,46 @@ def counts(db: Session, portal_id: int, now: datetime) -> tuple[int, int]:
 
 @dataclass(frozen=True, slots=True)
 class RequestPage:
-    """A request with what decides the answer. `subject` is the subscription or the payment that it is about."""
+    """A request with what decides the answer. `subject` is the subscription or the payment that it is about.
+
+    Of an order that somebody looks for: no `customer`, but the `owner` of the address on it, where it was found.
+    """
 
     row: models.Request
-    customer: models.Customer
-    account: str
-    label: str  # of the processor
+    customer: models.Customer | None
+    account: str | None
+    label: str | None  # of the processor
     subject: models.Subscription | models.Payment | None
     answered_by: str | None  # the person of the merchant
+    owner: models.Customer | None = None
+    found: bool = True  # whether there is a `subject`, or was one
+
+    @property
+    def email(self) -> str:
+        return self.customer.email if self.customer else self.row.contact or ""
 
 
 def request_page(db: Session, portal_id: int, request_id: int) -> RequestPage | None:
     found = db.execute(
         select(models.Request, models.Customer, models.Account)
-        .join(models.Customer, col(models.Customer.id) == col(models.Request.customer_id))
-        .join(models.Account, col(models.Account.id) == col(models.Request.account_id))
+        .join(models.Customer, col(models.Customer.id) == col(models.Request.customer_id), isouter=True)
+        .join(models.Account, col(models.Account.id) == col(models.Request.account_id), isouter=True)
         .where(col(models.Request.id) == request_id, col(models.Request.portal_id) == portal_id)
     ).one_or_none()
     if found is None:
         return None
     row, customer, account = found
-    model: Any = models.Payment if row.kind == "refund" else models.Subscription
+    model: Any = models.Payment if row.kind in ("refund", "find_order") else models.Subscription
     subject = db.execute(
         select(model).where(model.id == row.subject_id, model.portal_id == portal_id)
     ).scalar_one_or_none()
     by = row.history[-1].get("by") if row.history and row.closed_at else None
-    return RequestPage(row, customer, account.label, facts(account.processor).label, subject, by)
+    if account is None:
+        return RequestPage(row, customer, None, None, None, by, found=False)
+    label, owner = facts(account.processor).label, None
+    if customer is None and subject is not None and subject.customer_id is not None:
+        owner = db.get(models.Customer, subject.customer_id)
+    return RequestPage(row, customer, account.label, label, subject, by, owner)
 
 
 def answer(
@@ -174,8 +188,12 @@ def answer(
     status: str,
     sentence: str,
     now: datetime,
+    give: bool = False,
 ) -> models.Request:
-    """Answer as a person of the merchant. LookupError, requests.NotOpen, ValueError."""
+    """Answer as a person of the merchant. LookupError, requests.NotOpen, ValueError.
+
+    `give`: what somebody looked for belongs to the address they left, and is shown to who reads mail there.
+    """
     reference = db.execute(
         select(col(models.Request.reference)).where(
             col(models.Request.id) == request_id, col(models.Request.portal_id) == portal_id
@@ -184,6 +202,8 @@ def answer(
     if reference is None:
         raise LookupError(request_id)
     row = requests.answer(db, portal_id, reference, status, sentence, "merchant", now, by=person.called)
+    if give and status == "done" and row.kind == "find_order" and row.contact and row.account_id is not None:
+        people.give(db, person, portal_id, row.subject_id, row.contact, now)
     merchants.audit(
         db,
         person,
@@ -205,7 +225,7 @@ HOLES = ("customer", "what", "reference", "shop")
 def filled(text: str, page: RequestPage, site: models.Portal) -> str:
     """A template with what it leaves open. Only the known names are filled; other braces stay as they are."""
     words = {
-        "customer": page.customer.name or page.customer.email,
+        "customer": (page.customer and page.customer.name) or page.email,
         "what": page.row.what or site.name,
         "reference": page.row.reference,
         "shop": site.name,

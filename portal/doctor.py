@@ -17,7 +17,6 @@ from email.message import EmailMessage
 from email.utils import format_datetime, make_msgid
 from functools import cache
 from ipaddress import ip_address
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 from zoneinfo import ZoneInfo
@@ -29,7 +28,20 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.orm import Session
 from sqlmodel import col
 
-from portal import accounts, clock, domains, figures, lookups, mail, models, reach, tally, work
+from portal import (
+    accounts,
+    alarms,
+    clock,
+    domains,
+    figures,
+    lookups,
+    mail,
+    models,
+    reach,
+    rhythm,
+    tally,
+    work,
+)
 from portal.accounts import Checked
 from portal.connect import open_gateway
 from portal.db import Database
@@ -45,6 +57,7 @@ State = Literal["ok", "warn", "bad", "unknown"]
 Area = Literal[
     "keys",
     "webhooks",
+    "sync",
     "events",
     "domains",
     "tls",
@@ -60,7 +73,7 @@ Area = Literal[
     "secrets",
     "address",
 ]
-MERCHANTS: tuple[Area, ...] = ("keys", "webhooks", "events", "domains", "tls", "delivery")
+MERCHANTS: tuple[Area, ...] = ("keys", "webhooks", "sync", "events", "domains", "tls", "delivery")
 INSTALLATION: tuple[Area, ...] = (
     "mail",
     "sender",
@@ -83,7 +96,7 @@ MOST = 200  # of accounts and domains that are looked at
 SILENT = timedelta(seconds=60)  # of a worker
 LATE, VERY_LATE = 60.0, 600.0  # seconds that a job waits
 OLD_CHECK = timedelta(days=3)
-SAMPLE = 200  # events by which the rhythm of an account is known
+RECENTLY = timedelta(days=1)  # that events had to be asked for
 BACKUP_DUE, BACKUP_OLD = timedelta(hours=26), timedelta(days=7)
 CERTIFICATE_DUE, CERTIFICATE_LATE = 14, 4  # days
 SKEW, FAR_SKEW = 5.0, 60.0  # seconds
@@ -106,6 +119,7 @@ def label(area: Area) -> str:
     return {
         "keys": _("Processor keys"),
         "webhooks": _("Events of the processors"),
+        "sync": _("Looks for changes"),
         "events": _("Events that could not be handled"),
         "domains": _("Domains"),
         "tls": _("Certificates"),
@@ -255,7 +269,11 @@ def of_merchant(db: Session, settings: Settings, merchant_id: int | None, now: d
     found = [
         *_keys(connected, now),
         *(
-            _silence(account, _about(account, site), _last_times(db, account.id), now)
+            _silence(account, _about(account, site), rhythm.last_times(db, account.id), now)
+            for account, site in connected
+        ),
+        *(
+            _kept(db.get(models.SyncState, account.id), account, _about(account, site), now)
             for account, site in connected
         ),
         *_events(db, sites),
@@ -320,18 +338,6 @@ def _keys(connected: Sequence[tuple[models.Account, models.Portal]], now: dateti
 # Silence
 
 
-def _last_times(db: Session, account_id: int) -> list[datetime]:
-    row = models.Event
-    return list(
-        db.execute(
-            select(col(row.received_at))
-            .where(col(row.account_id) == account_id)
-            .order_by(col(row.received_at).desc())
-            .limit(SAMPLE)
-        ).scalars()
-    )
-
-
 def _silence(account: models.Account, about: str, times: Sequence[datetime], now: datetime) -> Finding:
     """Whether an account has been quiet for longer than it uses to be."""
     facts = accounts.webhook_facts(account.processor, account.variant)
@@ -348,8 +354,8 @@ def _silence(account: models.Account, about: str, times: Sequence[datetime], now
             _("Enter the webhook address at the processor, or send a test event, under Processors."),
             about,
         )
-    quiet, usual = now - times[0], longest_usual(times)
-    patience = max(timedelta(days=1), 3 * usual) if usual else timedelta(days=7)
+    quiet, usual = now - times[0], rhythm.longest_usual(times)
+    patience = rhythm.patience(times)
     sentence = _("The last one came {ago} ago.").format(ago=_span(quiet))
     if quiet <= patience:
         return Finding("webhooks", "ok", sentence, about=about)
@@ -366,18 +372,6 @@ def _silence(account: models.Account, about: str, times: Sequence[datetime], now
     )
 
 
-def longest_usual(times: Sequence[datetime]) -> timedelta | None:
-    """How long an account uses to be quiet, by its last events: nine of ten pauses were no longer. Events within an
-    hour count as one. None where there are too few to tell."""
-    ordered = sorted(times)
-    pauses = sorted(
-        later - earlier for earlier, later in pairwise(ordered) if later - earlier >= timedelta(hours=1)
-    )
-    if len(pauses) < 4:
-        return None
-    return pauses[int((len(pauses) - 1) * 0.9)]
-
-
 def _span(span: timedelta) -> str:
     hours = span.total_seconds() / 3600
     if hours < 1:
@@ -386,6 +380,37 @@ def _span(span: timedelta) -> str:
     if hours < 48:
         return ngettext("{hours} hour", "{hours} hours", round(hours)).format(hours=round(hours))
     return _("{days} days").format(days=round(hours / 24))
+
+
+def _kept(state: models.SyncState | None, account: models.Account, about: str, now: datetime) -> Finding:
+    """Whether an account is looked at regularly, and what the looks have found."""
+    if state is None or (state.looked_at is None and not state.failures):
+        return Finding("sync", "unknown", _("Not looked at yet."), about=about)
+    if state.failures:
+        sentence = _("The last {count} looks failed: {why}").format(
+            count=state.failures, why=state.error or ""
+        )
+        if state.looked_at:
+            sentence += " " + _("The last good one was {ago} ago.").format(ago=_span(now - state.looked_at))
+        bad = alarms.failing(state, account, now)
+        todo = _("Check its keys under Processors; if they are good, wait until the processor answers again.")
+        return Finding("sync", "bad" if bad else "warn", sentence, todo, about)
+    assert state.looked_at is not None
+    sentence = _("Looked at {ago} ago.").format(ago=_span(now - state.looked_at))
+    if state.differences:
+        sentence += " " + _("The last comparison found {count} differences.").format(count=state.differences)
+        return Finding("sync", "bad", sentence, _("Run `portal reconcile` with --fix."), about)
+    if state.missed_at and now - state.missed_at < RECENTLY:
+        sentence += " " + _(
+            "Events were found that had never been delivered, {count} in all; they have been handled."
+        ).format(count=state.missed)
+        todo = _(
+            "Look at the processor whether its webhook still leads here, and what it says of failed deliveries."
+        )
+        return Finding("sync", "warn", sentence, todo, about)
+    if now - state.looked_at > alarms.LONGEST_BLIND:
+        return Finding("sync", "warn", sentence, _("Look whether a worker runs."), about)
+    return Finding("sync", "ok", sentence, about=about)
 
 
 def _events(db: Session, sites: Sequence[models.Portal]) -> Iterator[Finding]:

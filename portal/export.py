@@ -174,7 +174,7 @@ def _payment_cells(row: Any, labels: Labels) -> Sequence[Any]:
 def _request_cells(row: Any, labels: Labels) -> Sequence[Any]:
     return (
         row.reference,
-        row.customer_email,
+        row.customer_email or row.contact,
         row.kind,
         row.what,
         row.status,
@@ -183,7 +183,7 @@ def _request_cells(row: Any, labels: Labels) -> Sequence[Any]:
         row.created_at,
         row.due_at,
         row.closed_at,
-        *labels[row.account_id],
+        *(labels[row.account_id] if row.account_id is not None else (None, None)),
     )
 
 

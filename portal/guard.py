@@ -1,9 +1,10 @@
 """The charge-after-cancel guard: a payment that is taken after its subscription has ended is told to both sides, and a
 refund is one click away."""
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 
-from sqlalchemy import select
+from sqlalchemy import and_, or_, select
 from sqlalchemy.orm import Session
 from sqlmodel import col
 
@@ -13,6 +14,33 @@ from portal.jobs import enqueue
 TAKEN = frozenset({"paid", "authorized", "pending"})
 GRACE = timedelta(hours=1)  # a charge may be under way while its subscription is cancelled
 CANCELS = ("cancel_now", "cancel_at_period_end")
+
+
+def look_at_many(db: Session, payment_ids: Sequence[int], now: datetime) -> None:
+    """`look` for many payments of one account: most are of subscriptions that have not ended, or of none."""
+    row, payment = models.Subscription, models.Payment
+    found = db.execute(
+        select(col(payment.id))
+        .join(
+            row,
+            and_(
+                col(row.account_id) == col(payment.account_id),
+                col(row.remote_id) == col(payment.subscription_remote),
+            ),
+        )
+        .where(
+            col(payment.id).in_(payment_ids),
+            col(payment.after_end_at).is_(None),
+            col(payment.status).in_(TAKEN),
+            or_(
+                col(row.status).in_(("cancels_at_period_end", "cancelled", "expired")),
+                col(row.ended_here_at).is_not(None),
+                col(row.promised_until).is_not(None),
+            ),
+        )
+    ).scalars()
+    for payment_id in list(found):
+        look(db, payment_id, now)
 
 
 def look(db: Session, payment_id: int, now: datetime) -> None:

@@ -500,5 +500,14 @@ def _wind_back(db: Session, job_ids: list[int], now: datetime) -> None:
     db.execute(
         update(row)
         .where(col(row.id).in_(job_ids))
-        .values(run_at=now, attempts=0, locked_until=None, done_at=None, parked_at=None, error=None)
+        .values(
+            run_at=now,
+            attempts=0,
+            locked_until=None,
+            locked_by=None,
+            deaths=None,
+            done_at=None,
+            parked_at=None,
+            error=None,
+        )
     )

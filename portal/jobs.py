@@ -3,14 +3,32 @@
 from datetime import datetime
 from typing import Any
 
+from sqlalchemy import or_, select, update
 from sqlalchemy.orm import Session
+from sqlmodel import col
 
 from portal import clock, models, sync
 from portal.ids import new_id
 
+_ASKS: dict[str, Any] = {
+    "subscription": models.Subscription,
+    "action": models.Action,
+    "order": models.Order,
+    "event": models.Event,
+}
+_ASKS_NOBODY = frozenset({"mail", "login_mail", "deliver"})  # of the processors
 
-def enqueue(db: Session, kind: str, payload: dict[str, Any], run_at: datetime, dedupe: str | None) -> None:
-    """Put a job into the table; one with the same `dedupe` stands already."""
+
+def enqueue(
+    db: Session,
+    kind: str,
+    payload: dict[str, Any],
+    run_at: datetime,
+    dedupe: str | None,
+    account_id: int | None = None,
+) -> None:
+    """Put a job into the table; one with the same `dedupe` stands already. Whose processor it will ask is found from
+    the payload, where nobody says it."""
     sync.insert_once(
         db,
         models.Job.__table__,  # type: ignore[attr-defined]
@@ -21,6 +39,27 @@ def enqueue(db: Session, kind: str, payload: dict[str, Any], run_at: datetime, d
             "run_at": run_at,
             "created_at": clock.now(),
             "attempts": 0,
+            "account_id": account_id or _account_of(db, kind, payload),
             "dedupe": dedupe,
         },
     )
+
+
+def once_more(db: Session, kind: str, payload: dict[str, Any], run_at: datetime, dedupe: str) -> None:
+    """Put in a job that comes up again and again: one row, which is taken up anew once it is done."""
+    row = models.Job
+    done = or_(col(row.done_at).is_not(None), col(row.parked_at).is_not(None))
+    fresh = dict.fromkeys(("done_at", "parked_at", "locked_until", "locked_by", "error"))
+    db.execute(update(row).where(col(row.dedupe) == dedupe, done).values(run_at=run_at, attempts=0, **fresh))
+    enqueue(db, kind, payload, run_at, dedupe)
+
+
+def _account_of(db: Session, kind: str, payload: dict[str, Any]) -> int | None:
+    if kind in _ASKS_NOBODY:
+        return None
+    if "account" in payload:
+        return int(payload["account"])
+    for name, model in _ASKS.items():
+        if name in payload:
+            return db.execute(select(model.account_id).where(model.id == payload[name])).scalar_one_or_none()
+    return None

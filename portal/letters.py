@@ -2,7 +2,7 @@
 they are sent; the link and the code of a sign-in mail are made then too, so that they stand in no table."""
 
 from collections import Counter
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
 from email.message import EmailMessage
@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 from sqlmodel import col
 
 from portal import (
+    addresses,
     clock,
     desk,
     domains,
@@ -25,6 +26,7 @@ from portal import (
     people,
     render,
     requests,
+    rescue,
     tally,
     tenancy,
 )
@@ -59,10 +61,14 @@ async def send(
     settings: Settings,
     jobs: Sequence[tuple[str, dict[str, Any]]],
     last: Container[int] = (),
+    ids: Sequence[int] = (),
+    taken: Callable[[int], Awaitable[None]] | None = None,
 ) -> list[Outcome | None]:
     """Write and send the mails of a batch of jobs; None for each that is done with, sent or not to be sent.
 
-    `last` are the numbers of those that are not tried again, whatever becomes of them now.
+    `last` are the numbers of those that are not tried again, whatever becomes of them now. `ids` are the jobs': a mail
+    bears its job's, so that one that is sent again after a crash can be told to be the same. `taken` is called with the
+    number of each as soon as the mail server has it.
     """
     outcomes: list[Outcome | None] = [None] * len(jobs)
     ready: list[tuple[int, str, EmailMessage]] = []
@@ -75,13 +81,20 @@ async def send(
                 message = compose(
                     settings, letter.portal, letter.template, letter.to, letter.subject, letter.context
                 )
+                if ids and kind != "login_mail":  # whose codes are made anew each time
+                    message.replace_header("Message-ID", f"<{id_text(ids[number])}@{letter.portal.host}>")
                 ready.append((number, letter.to, message))
                 portals[number] = letter.portal.id
         except (ValueError, LookupError) as error:
             log.warning("mail not written", kind=kind, error=type(error).__name__)
             outcomes[number] = Outcome(f"{type(error).__name__} while writing", permanent=True)
     if ready:
-        sent = await send_batch(settings, [(to, message) for _number, to, message in ready])
+
+        async def one_taken(at: int) -> None:
+            if taken is not None:
+                await taken(ready[at][0])
+
+        sent = await send_batch(settings, [(to, message) for _number, to, message in ready], one_taken)
         for (number, _to, _message), outcome in zip(ready, sent, strict=True):
             outcomes[number] = outcome
         await _count(database, portals, outcomes, last)
@@ -196,14 +209,20 @@ def _letter(db: Session, payload: dict[str, Any], settings: Settings) -> Letter 
         return _new_device(db, payload, settings)
     if template == "payment_failed":
         return _payment_failed(db, payload, settings)
+    if template == "address_asked":
+        return _address_asked(db, payload, settings)
+    if template == "order_found":
+        return _order_found(db, payload, settings)
+    if template == "order_moved":
+        return _order_moved(db, payload, settings)
     if "request" in payload:
         return _about_request(db, payload, settings)
     if template == "request_digest":
         return _digest(db, payload, settings)
     if template == "join_asked":
         return _join_asked(db, payload, settings)
-    if template == "joined":
-        return _joined(db, payload, settings)
+    if template in ("joined", "parted"):
+        return _about_join(db, payload, settings)
     if template in ("charged_after_end", "merchant_charged_after_end"):
         return _charged_after_end(db, payload, settings)
     if template == "merchant_notice":
@@ -392,6 +411,16 @@ def sample(portal: PortalView, kind: str, processor: str, origin: str, now: date
         }
         subject = _in(portal, _N("Sign in to {shop}"), shop=portal.name)
         return Letter(portal, "login", customer.email, subject, context, "login", {"shop": portal.name})
+    if kind == "address_asked":
+        link = f"{origin}/customers"
+        return _asking_address(portal, customer, link, "K7M2QX", now, "Firefox on Mac", "a•••@example.org")
+    if kind in ("address_added", "address_removed"):
+        return _of_join(portal, kind, customer, "a•••@example.org", "ana@example.com")
+    if kind == "order_found":
+        link = f"{origin}/customers"
+        return _of_found(portal, customer, "1001", link, now, "Firefox on Mac", to_shop=False)
+    if kind == "order_moved":
+        return _of_moved(portal, customer, "Monthly coffee box", "a•••@example.org")
     if kind == "new_device":
         return _about_browser(portal, customer, {"at": now, "browser": "Firefox on Mac"})
     if kind in ("payment_failed", "charged_after_end"):
@@ -465,6 +494,7 @@ _WISHES = {
     "pay_now": _N("for a way to pay what is open for {what}"),
     "refund": _N("to get back a payment for {what}"),
     "offer": _N("for what is offered in place of cancelling {what}"),
+    "find_order": _N("to find the order {what}"),
 }
 _TO_MERCHANT = frozenset({"request_new", "request_withdrawn", "request_late"})
 
@@ -475,8 +505,13 @@ def _about_request(db: Session, payload: dict[str, Any], settings: Settings) -> 
     if template == "request_late" and row.closed_at is not None:
         return None
     merchant = db.get_one(models.Portal, row.portal_id)
-    customer = db.get_one(models.Customer, row.customer_id)
-    account = db.get_one(models.Account, row.account_id)
+    # Who has not signed in: a person of this mail alone, at the address that they typed.
+    customer = (
+        db.get_one(models.Customer, row.customer_id)
+        if row.customer_id is not None
+        else models.Customer(portal_id=row.portal_id, email=row.contact or "", created_at=row.created_at)
+    )
+    account = db.get_one(models.Account, row.account_id) if row.account_id is not None else None
     portal = tenancy.portal_by_id(db, row.portal_id, settings.base_domain)
     to = requests.merchants_address(merchant) if template in _TO_MERCHANT else customer.email
     here = f"{settings.origin(settings.admin_host)}{desk.queue_path(row.portal_id)}/{id_text(row.id)}"
@@ -488,7 +523,7 @@ def _of_request(
     template: str,
     row: models.Request,
     customer: models.Customer,
-    account: models.Account,
+    account: models.Account | None,
     to: str,
     here: str = "",  # its page on the merchant's side
 ) -> Letter:
@@ -497,12 +532,17 @@ def _of_request(
     try:
         subject, paragraphs = _request_words(row, template, portal, customer, account)
         see = _("Look at the request") if to_merchant else _("See your requests")
+        if row.contact is not None and not to_merchant:
+            see = _("Sign in")
     finally:
         locale.reset(token)
     context = {
         "paragraphs": paragraphs,
         "quote": row.words if to_merchant else row.answer,
-        "link": (here if to_merchant else "/customers/requests", see),
+        "link": (
+            here if to_merchant else "/customers/requests" if row.contact is None else "/customers",
+            see,
+        ),
         "reference": row.reference,
     }
     if to_merchant:
@@ -521,7 +561,7 @@ def _request_words(
     template: str,
     portal: PortalView,
     customer: models.Customer,
-    account: models.Account,
+    account: models.Account | None,
 ) -> tuple[str, list[str]]:
     """Subject and sentences of a mail about a request, in the portal's language."""
     wish = _(_WISHES[row.kind]).format(what=row.what or portal.name)
@@ -529,7 +569,7 @@ def _request_words(
     words = {
         "customer": customer.email,
         "wish": wish,
-        "label": f"{facts(account.processor).label} ({account.label})",
+        "label": f"{facts(account.processor).label} ({account.label})" if account else portal.name,
         "due": due,
         "shop": portal.name,
         "reference": row.reference,
@@ -537,11 +577,16 @@ def _request_words(
     notice = row.params.get("notice")
     to_do = row.params.get("to_do") or (_notice_words(portal, notice) if notice else None)
     told = [_plain(_notice_words(portal, notice))] if notice else []
+    paid = _("{customer} asks {wish}. It was paid through {label}.")
+    if row.contact is not None:
+        paid = _(
+            "Somebody who has not signed in asks {wish}, and left the address {customer}. It is not verified."
+        )
     texts = {
         "request_new": (
             _("{customer} asks {wish}"),
             [
-                _("{customer} asks {wish}. It was paid through {label}."),
+                paid,
                 *([_plain(to_do)] if to_do else []),
                 _("Please answer by {due}. Nothing is shown as done before you, or {label}, say so."),
                 _(
@@ -665,39 +710,185 @@ def _join_asked(db: Session, payload: dict[str, Any], settings: Settings) -> Let
     return Letter(portal, "note", second.email, subject, context)
 
 
-def _joined(db: Session, payload: dict[str, Any], settings: Settings) -> Letter | None:
-    """To the person: a further address shows what is theirs from now on, and signs in as them."""
+def _about_join(db: Session, payload: dict[str, Any], settings: Settings) -> Letter | None:
+    """To both mailboxes: a further address shows what is theirs from now on, and signs in as them; or no longer."""
     row = db.get_one(models.Join, payload["join"])
-    if row.undone_at is not None:
+    added = payload["template"] == "joined"
+    if added and row.undone_at is not None:
         return None
-    into = db.get_one(models.Customer, row.into_id)
+    second, into = db.get_one(models.Customer, row.from_id), db.get_one(models.Customer, row.into_id)
     portal = tenancy.portal_by_id(db, row.portal_id, settings.base_domain)
+    whose = second if payload.get("whose") == "further" else into
+    # The person of the account sees the whole of what is joined with it; the other mailbox may be a stranger's.
+    other = login.masked(into.email) if whose is second else second.email
+    return _of_join(portal, "address_added" if added else "address_removed", whose, other, second.email)
+
+
+def _of_join(portal: PortalView, kind: str, whose: models.Customer, other: str, further: str) -> Letter:
+    words = {"shop": portal.name, "other": other, "support": portal.support_email}
+    token = locale.set(portal.locale)
+    try:
+        texts = {
+            "address_added": [
+                _("From now on this address and {other} are one person at {shop}."),
+                _("What was bought with either is shown together, to whoever signs in with either."),
+                _(
+                    "Is that address not yours? Remove it under “Your addresses”, or write to {support}; {shop} "
+                    "takes it apart again with one click."
+                ),
+            ],
+            "address_removed": [
+                _("This address and {other} are no longer one person at {shop}."),
+                _("What was bought with either is shown only to who signs in with that address."),
+                _("Was that not you? Write to {support}."),
+            ],
+        }
+        link = ("/customers/addresses", _("See your addresses"))
+    finally:
+        locale.reset(token)
+    context = {
+        "paragraphs": [sentence.format(**words) for sentence in texts[kind]],
+        "quote": None,
+        "link": link,
+        "reference": None,
+    }
+    subjects = {
+        "address_added": _N("A further address at {shop}"),
+        "address_removed": _N("An address is removed at {shop}"),
+    }
+    subject = _in(portal, subjects[kind], shop=portal.name)
+    return Letter(portal, "note", whose.email, subject, context, kind, _who(portal, whose))
+
+
+def _address_asked(db: Session, payload: dict[str, Any], settings: Settings) -> Letter | None:
+    """To the further address: the link and the code that prove it, if it is a customer's and not asked too often."""
+    secret = settings.secret_key.get_secret_value()
+    prepared = addresses.prepare_mail(db, payload["ask"], secret, clock.now())
+    if prepared is None or prepared.portal_id is None:
+        return None
+    asked = db.get_one(models.LoginRequest, payload["ask"])
+    asker = db.get(models.Customer, asked.customer_id) if asked.customer_id is not None else None
+    if asker is None:
+        return None
+    portal = tenancy.portal_by_id(db, prepared.portal_id, settings.base_domain)
+    whose = models.Customer(portal_id=portal.id, email=prepared.to, created_at=asked.created_at)
+    link = f"{settings.origin(portal.host)}/customers/join/{prepared.token}"
+    browser, other = login.browser_words(prepared.user_agent), login.masked(asker.email)
+    return _asking_address(portal, whose, link, prepared.code, prepared.asked_at, browser, other)
+
+
+def _asking_address(
+    portal: PortalView,
+    whose: models.Customer,
+    link: str,
+    code: str,
+    asked_at: datetime,
+    browser: str,
+    other: str,
+) -> Letter:
+    context = {"link": link, "code": code, "asked_at": asked_at, "browser": browser, "other": other}
+    subject = _in(portal, _N("Add this address to your {shop} account?"), shop=portal.name)
+    return Letter(portal, "address", whose.email, subject, context, "address_asked", {"shop": portal.name})
+
+
+# An order that was lost
+
+
+def _order_found(db: Session, payload: dict[str, Any], settings: Settings) -> Letter | None:
+    """To the address on the order, and to it alone: the way in. The link is made here, so it stands in no table."""
+    asked = db.get(models.LoginRequest, payload["ask"])
+    if asked is None or asked.portal_id is None or asked.expires_at <= clock.now():
+        return None
+    payment = db.get_one(models.Payment, payload["payment"])
+    if payment.customer_id is None or payment.customer_id != asked.customer_id:
+        return None
+    customer = db.get_one(models.Customer, payment.customer_id)
+    portal = tenancy.portal_by_id(db, asked.portal_id, settings.base_domain)
+    secret = settings.secret_key.get_secret_value()
+    proof = login.new_proof(db, asked, customer.email, secret, clock.now(), "customer")
+    order = rescue.order_of(db, payment)
+    what = (order and (order.number or order.title)) or payment.title or portal.name
+    link = f"{settings.origin(portal.host)}/customers/login/{proof.token}"
+    browser = login.browser_words(asked.user_agent)
+    return _of_found(portal, customer, what, link, asked.created_at, browser, payload.get("to_shop", False))
+
+
+def _of_found(
+    portal: PortalView,
+    customer: models.Customer,
+    what: str,
+    link: str,
+    asked_at: datetime,
+    browser: str,
+    to_shop: bool,
+) -> Letter:
+    zone = render.formats(portal.locale, portal.time_zone)
     words = {
         "shop": portal.name,
-        "address": db.get_one(models.Customer, row.from_id).email,
-        "support": portal.support_email,
+        "what": what,
+        "hint": login.masked(customer.email),
+        "day": zone.day_text(asked_at),
+        "time": zone.time(asked_at).striptags(),
+        "browser": browser,
     }
     token = locale.set(portal.locale)
     try:
-        context = {
-            "paragraphs": [
-                sentence.format(**words)
-                for sentence in (
-                    _("{address} was joined with your address at {shop}."),
-                    _("What belongs to it is shown with yours, and whoever signs in with it sees both."),
-                    _(
-                        "Is that address not yours? Write to {support}; {shop} takes it apart again with one click."
-                    ),
+        asked = _("Somebody looked for the order {what} at {shop} on {day} at {time}, in {browser}.")
+        if not browser:
+            asked = _("Somebody looked for the order {what} at {shop} on {day} at {time}.")
+        sentences = [
+            asked,
+            _("It was bought with this address, {hint}. Sign in with the link to see it; it works once."),
+            _("The link shows a button and is good for 10 minutes. Later, sign in with this address."),
+        ]
+        if to_shop:
+            sentences.append(
+                _(
+                    "They also asked {shop} to show it to another address. Not you? Answer this mail and say so."
                 )
-            ],
-            "quote": None,
-            "link": ("/customers/orders", _("See what is yours")),
-            "reference": None,
-        }
+            )
+        else:
+            sentences.append(_("If that was not you, do nothing: who looked for it was told nothing."))
+        see = _("Sign in")
     finally:
         locale.reset(token)
-    subject = _in(portal, _N("A further address at {shop}"), shop=portal.name)
-    return Letter(portal, "note", into.email, subject, context)
+    context = {
+        "paragraphs": [sentence.format(**words) for sentence in sentences],
+        "quote": None,
+        "link": (link, see),
+        "reference": None,
+    }
+    subject = _in(portal, _N("The order you looked for: {title}"), title=what)
+    values = {**_who(portal, customer), "title": what, "date": words["day"]}
+    return Letter(portal, "note", customer.email, subject, context, "order_found", values)
+
+
+def _order_moved(db: Session, payload: dict[str, Any], settings: Settings) -> Letter:
+    """To the mailbox that had it: the merchant shows an order to another address from now on."""
+    customer = db.get_one(models.Customer, payload["customer"])
+    portal = tenancy.portal_by_id(db, customer.portal_id, settings.base_domain)
+    return _of_moved(portal, customer, payload["what"] or portal.name, login.masked(payload["to"]))
+
+
+def _of_moved(portal: PortalView, customer: models.Customer, what: str, other: str) -> Letter:
+    words = {"shop": portal.name, "what": what, "other": other}
+    token = locale.set(portal.locale)
+    try:
+        sentences = [
+            _("{shop} was told that {what} belongs to {other}, and shows it there from now on."),
+            _("It is no longer shown here. Is it yours? Answer this mail: {shop} can take it back."),
+        ]
+    finally:
+        locale.reset(token)
+    context = {
+        "paragraphs": [sentence.format(**words) for sentence in sentences],
+        "quote": None,
+        "link": None,
+        "reference": None,
+    }
+    subject = _in(portal, _N("Now shown to another address: {title}"), title=what)
+    values = {**_who(portal, customer), "title": what}
+    return Letter(portal, "note", customer.email, subject, context, "order_moved", values)
 
 
 def _plain(text: str) -> str:

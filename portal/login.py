@@ -1,5 +1,6 @@
 """Signing in without a password: the ask, the mail's link and code, sessions, and the guard of every signed-in page."""
 
+import contextlib
 import functools
 import hashlib
 import hmac
@@ -12,6 +13,7 @@ from typing import Any, Literal
 from urllib.parse import quote, urlsplit
 
 from sqlalchemy import bindparam, delete, func, select, update
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 from sqlmodel import col
 from starlette.exceptions import HTTPException
@@ -19,7 +21,8 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Match
 
-from portal import clock, models, outgoing, sync, tally
+from portal import clock, finding, models, outgoing, sync, tally
+from portal.gateways.capabilities import is_placeholder
 from portal.ids import id_text, new_id
 from portal.settings import Settings
 from portal.texts import gettext as _
@@ -65,16 +68,18 @@ class Ask:
 Trouble = Literal["expired", "used", "foreign", "unknown", "malformed"]
 # Where somebody signs in: a portal, or the merchant's side (None). What was asked for in one opens nothing in another.
 Realm = int | None
+# Besides signing in: a further address of somebody who is signed in is proved, with the same links and codes.
+ADDRESS, RESCUE = "address", "rescue"
 
 
 def purpose_of(realm: Realm) -> str:
     return "merchant" if realm is None else "customer"
 
 
-def _in(row: Any, realm: Realm) -> tuple[Any, Any]:
-    """That a row of asks or links is of this realm."""
+def _in(row: Any, realm: Realm, purpose: str | None = None) -> tuple[Any, Any]:
+    """That a row of asks or links is of this realm, and for signing in or for another purpose."""
     of_it = col(row.portal_id).is_(None) if realm is None else col(row.portal_id) == realm
-    return of_it, col(row.purpose) == purpose_of(realm)
+    return of_it, col(row.purpose) == (purpose or purpose_of(realm))
 
 
 # Asking
@@ -169,15 +174,32 @@ def prepare_mail(
     asked = db.get(models.LoginRequest, request_id)
     if asked is None or asked.expires_at <= now:
         return None
+    if asked.portal_id is not None and is_placeholder(asked.email):
+        return None
     who: Any = models.User if asked.portal_id is None else models.Customer
     wanted = [col(who.email) == asked.email]
     if asked.portal_id is not None:
         wanted.append(col(who.portal_id) == asked.portal_id)
     # Locked: two workers would both see the last mail that is still allowed.
     known = db.execute(select(who).where(*wanted).with_for_update()).scalar_one_or_none()
-    if (known is None and not (open_to_all and asked.portal_id is None)) or _over_limit(db, asked):
+    if over_limit(db, asked):
         return None
-    email: str = known.email if known is not None else asked.email
+    if known is None and not (open_to_all and asked.portal_id is None):
+        # Perhaps a processor knows them, whose word has not come yet: it is asked, and this job runs once more.
+        finding.want(db, asked, "login_mail", {"request": asked.id}, now)
+        return None
+    return new_proof(db, asked, known.email if known is not None else asked.email, secret, now)
+
+
+def new_proof(
+    db: Session,
+    asked: models.LoginRequest,
+    email: str,
+    secret: str,
+    now: datetime,
+    purpose: str | None = None,
+) -> Prepared:
+    """A link and a code that prove an address, for the purpose that was asked for or another. For the worker alone."""
     token = secrets.token_urlsafe(32)
     code = "".join(secrets.choice(ALPHABET) for _ in range(6))
     db.add(
@@ -185,7 +207,7 @@ def prepare_mail(
             token_hash=digest(token),
             request_id=asked.id,
             portal_id=asked.portal_id,
-            purpose=asked.purpose,
+            purpose=purpose or asked.purpose,
             email=email,
             expires_at=asked.expires_at,
         )
@@ -195,13 +217,13 @@ def prepare_mail(
     return Prepared(asked.portal_id, email, token, code, asked.created_at, asked.user_agent)
 
 
-def _over_limit(db: Session, asked: models.LoginRequest) -> bool:
+def over_limit(db: Session, asked: models.LoginRequest) -> bool:
     """Too many mails to this address, or asks from this network, before this one; the page never shows it.
 
     Of a network, asks are counted and not mails: else one could count who is a customer by what still reaches oneself.
     """
     request = models.LoginRequest
-    earlier = [*_in(request, asked.portal_id), col(request.id) != asked.id]
+    earlier = [*_in(request, asked.portal_id, asked.purpose), col(request.id) != asked.id]
     for span, most in PER_ADDRESS:
         sent = db.execute(
             select(func.count()).where(
@@ -237,6 +259,7 @@ class LinkView:
     asked_at: datetime
     user_agent: str
     same_browser: bool
+    customer_id: int | None = None  # who asked, where they were signed in
 
     @property
     def masked(self) -> str:
@@ -244,7 +267,12 @@ class LinkView:
 
 
 def look_at_link(
-    db: Session, portal_id: Realm, token: str, browser: str | None, now: datetime
+    db: Session,
+    portal_id: Realm,
+    token: str,
+    browser: str | None,
+    now: datetime,
+    purpose: str | None = None,
 ) -> LinkView | Trouble:
     """What a link leads to, or what is wrong with it; changes nothing."""
     if not _TOKEN.fullmatch(token):
@@ -260,20 +288,21 @@ def look_at_link(
             col(request.created_at),
             col(request.user_agent),
             col(request.browser_hash),
+            col(request.customer_id),
         )
         .join(request, col(request.id) == col(row.request_id))
         .where(col(row.token_hash) == digest(token))
     ).one_or_none()
     if found is None:
         return "unknown"
-    if found.portal_id != portal_id or found.purpose != purpose_of(portal_id):
+    if found.portal_id != portal_id or found.purpose != (purpose or purpose_of(portal_id)):
         return "foreign"
     if found.used_at is not None:
         return "used"
     if found.expires_at <= now:
         return "expired"
     same = browser is not None and hmac.compare_digest(digest(browser), found.browser_hash)
-    return LinkView(found.email, found.created_at, found.user_agent, same)
+    return LinkView(found.email, found.created_at, found.user_agent, same, found.customer_id)
 
 
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{43}")
@@ -310,16 +339,19 @@ class Spent:
 
     email: str
     next_path: str
+    customer_id: int | None = None  # who asked, where they were signed in
 
 
-def spend_link(db: Session, realm: Realm, token: str, now: datetime) -> Spent | Trouble:
+def spend_link(
+    db: Session, realm: Realm, token: str, now: datetime, purpose: str | None = None
+) -> Spent | Trouble:
     """Spend a link in one conditional UPDATE; who opens a session does so in the same transaction."""
     row = models.LoginToken
     spent = db.execute(
         update(row)
         .where(
             col(row.token_hash) == digest(token),
-            *_in(row, realm),
+            *_in(row, realm, purpose),
             col(row.used_at).is_(None),
             col(row.expires_at) > now,
         )
@@ -327,9 +359,10 @@ def spend_link(db: Session, realm: Realm, token: str, now: datetime) -> Spent | 
         .returning(col(row.email), col(row.request_id))
     ).one_or_none()
     if spent is None:
-        found = look_at_link(db, realm, token, None, now)
+        found = look_at_link(db, realm, token, None, now, purpose)
         return found if isinstance(found, str) else "used"
-    return Spent(spent.email, db.get_one(models.LoginRequest, spent.request_id).next_path)
+    asked = db.get_one(models.LoginRequest, spent.request_id)
+    return Spent(spent.email, asked.next_path, asked.customer_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -358,14 +391,21 @@ def redeem_code(
 
 
 def spend_code(
-    db: Session, realm: Realm, code: str, browser: str | None, secret: str, now: datetime
+    db: Session,
+    realm: Realm,
+    code: str,
+    browser: str | None,
+    secret: str,
+    now: datetime,
+    purpose: str | None = None,
+    customer_id: int | None = None,
 ) -> Spent | WrongCode:
     """Take a code, in the browser that asked for it.
 
     Mails overtake each other, and over the limit there is none: so the code of any mail to the newest address that
     this browser asked for is right, as long as it lives. A try counts against all of them, mailed or not.
     """
-    live = _live_asks(db, realm, browser, now) if browser else []
+    live = _live_asks(db, realm, browser, now, purpose, customer_id) if browser else []
     typed = normalized_code(code)
     right: models.LoginRequest | None = None
     for asked in live:
@@ -376,12 +416,19 @@ def spend_code(
     if right is None:
         return WrongCode(max((TRIES - asked.tries for asked in live), default=0))
     right.code_used_at = now
-    return Spent(right.email, right.next_path)
+    return Spent(right.email, right.next_path, right.customer_id)
 
 
-def _live_asks(db: Session, portal_id: Realm, browser: str, now: datetime) -> list[models.LoginRequest]:
+def _live_asks(
+    db: Session,
+    portal_id: Realm,
+    browser: str,
+    now: datetime,
+    purpose: str | None,
+    customer_id: int | None,
+) -> list[models.LoginRequest]:
     """The asks of this browser whose codes may still be tried, newest first, locked."""
-    newest = _newest(db, portal_id, browser, now - LINK_LIFE)
+    newest = _newest(db, portal_id, browser, now - LINK_LIFE, purpose, customer_id)
     if newest is None:
         return []
     request = models.LoginRequest
@@ -389,7 +436,8 @@ def _live_asks(db: Session, portal_id: Realm, browser: str, now: datetime) -> li
         select(request)
         .where(
             col(request.browser_hash) == digest(browser),
-            *_in(request, portal_id),
+            *_in(request, portal_id, purpose),
+            *([] if customer_id is None else [col(request.customer_id) == customer_id]),
             col(request.email) == newest.email,
             col(request.expires_at) > now,
             col(request.code_used_at).is_(None),
@@ -408,22 +456,37 @@ def normalized_code(text: str) -> str:
     return "".join(c for c in text.upper().translate(_READ_AS) if c.isalnum())[:12]
 
 
-def newest_ask(db: Session, portal_id: Realm, browser: str, now: datetime) -> Ask | None:
+def newest_ask(
+    db: Session,
+    portal_id: Realm,
+    browser: str,
+    now: datetime,
+    purpose: str | None = None,
+    customer_id: int | None = None,
+) -> Ask | None:
     """The last ask of this browser, while its mail is good."""
-    row = _newest(db, portal_id, browser, now - LINK_LIFE)
+    row = _newest(db, portal_id, browser, now - LINK_LIFE, purpose, customer_id)
     if row is None:
         return None
     address = row.email if row.typed else masked(row.email)
     return Ask(address, row.created_at, row.next_path, max(0, TRIES - row.tries))
 
 
-def _newest(db: Session, portal_id: Realm, browser: str, since: datetime) -> models.LoginRequest | None:
+def _newest(
+    db: Session,
+    portal_id: Realm,
+    browser: str,
+    since: datetime,
+    purpose: str | None = None,
+    customer_id: int | None = None,
+) -> models.LoginRequest | None:
     request = models.LoginRequest
     return db.execute(
         select(request)
         .where(
             col(request.browser_hash) == digest(browser),
-            *_in(request, portal_id),
+            *_in(request, portal_id, purpose),
+            *([] if customer_id is None else [col(request.customer_id) == customer_id]),
             col(request.created_at) > since,
         )
         .order_by(col(request.created_at).desc(), col(request.id).desc())
@@ -761,7 +824,8 @@ async def recognise(request: Request) -> bool:
         return False
     request.state.customer = found.customer
     if now - found.last_seen_at > SEEN_EVERY and "prefetch" not in request.headers.get("sec-purpose", ""):
-        await database.write(touch, found.customer.session_id, now)
+        with contextlib.suppress(DBAPIError):  # what can be read is shown, also where nothing can be written
+            await database.write(touch, found.customer.session_id, now)
     return True
 
 

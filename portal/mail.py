@@ -1,7 +1,7 @@
 """Mails: composed from one layout with their plain text beside it, sent over one connection a batch."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from email import policy
@@ -34,6 +34,12 @@ class Login(TypedDict):
     code: str
     asked_at: datetime
     browser: str
+
+
+class FurtherAddress(Login):
+    """A link and a code that prove a further address; `other` is the masked address of who asks."""
+
+    other: str
 
 
 class NewDevice(TypedDict):
@@ -82,6 +88,7 @@ class Note(TypedDict):
 NEEDS: Mapping[str, type[Any]] = MappingProxyType(
     {
         "login": Login,
+        "address": FurtherAddress,
         "new_device": NewDevice,
         "payment_failed": PaymentFailed,
         "cancelled": AboutAction,
@@ -199,20 +206,24 @@ class Outcome:
 
 
 async def send_batch(
-    settings: Settings, messages: Sequence[tuple[str, EmailMessage]]
+    settings: Settings,
+    messages: Sequence[tuple[str, EmailMessage]],
+    taken: Callable[[int], Awaitable[None]] | None = None,
 ) -> list[Outcome | None]:
     """Send each message to its one recipient over one connection; None where it was taken.
 
-    One that is refused does not hold up the others. A connection that breaks is opened once more.
+    `taken` is called with the number of each as soon as it was. One that is refused does not hold up the others. A
+    connection that breaks is opened once more.
     """
     smtp = client(settings)
     outcomes: list[Outcome | None] = []
     failed_connections = 0
     try:
-        for recipient, message in messages:
+        for number, (recipient, message) in enumerate(messages):
             if failed_connections == 2:
                 outcomes.append(Outcome("the mail server is not to be had", permanent=False))
                 continue
+            went = False
             try:
                 if not smtp.is_connected:
                     await smtp.connect()
@@ -220,12 +231,15 @@ async def send_batch(
                     settings.mail_from, [one_address(recipient).addr_spec], message.as_bytes()
                 )
                 outcomes.append(None)
+                went = True
             except (aiosmtplib.SMTPException, OSError, ValueError) as error:
                 outcomes.append(_outcome(error))
                 if not _is_about_the_mail(error):
                     failed_connections += 1
                     smtp.close()
                     smtp = client(settings)
+            if went and taken is not None:
+                await taken(number)
     finally:
         await _goodbye(smtp)
     return outcomes

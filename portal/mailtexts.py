@@ -61,6 +61,50 @@ KINDS: dict[str, Kind] = {
             always=_N("Without it nobody could sign in. It always goes out."),
         ),
         Kind(
+            "address_asked",
+            _N("A further address"),
+            _N("When a customer adds an address that was bought with. It carries the link and the code."),
+            _N("Add this address to your {shop} account?"),
+            ("shop",),
+            always=_N("Without it no address could be added. It always goes out."),
+        ),
+        Kind(
+            "address_added",
+            _N("Address added"),
+            _N("To both addresses, when two were proved to be one person's."),
+            _N("A further address at {shop}"),
+            ("shop", "name"),
+            always=_N("By it customers notice what was not theirs. It always goes out."),
+        ),
+        Kind(
+            "address_removed",
+            _N("Address removed"),
+            _N("To both addresses, when they are parted again."),
+            _N("An address is removed at {shop}"),
+            ("shop", "name"),
+            always=_N("By it customers notice what was not theirs. It always goes out."),
+        ),
+        Kind(
+            "order_found",
+            _N("Order found"),
+            _N(
+                "When somebody looks for an order by its number, its amount and four digits of the card. It goes to "
+                "the address on the order alone, with the link."
+            ),
+            _N("The order you looked for: {title}"),
+            ("shop", "name", "title", "date"),
+            date=_N("the day on which it was looked for"),
+            always=_N("Without it nobody could find a lost order. It always goes out."),
+        ),
+        Kind(
+            "order_moved",
+            _N("Order moved"),
+            _N("To the address that had an order, when you show it to another one."),
+            _N("Now shown to another address: {title}"),
+            ("shop", "name", "title"),
+            always=_N("Who loses sight of an order has to know. It always goes out."),
+        ),
+        Kind(
             "new_device",
             _N("New browser"),
             _N("When a customer signs in with a browser that was not used before."),

@@ -4,6 +4,7 @@ Its sessions are of a purpose of their own, with a cookie of their own, on a hos
 opens anything here, and the other way round.
 """
 
+import contextlib
 import functools
 import re
 import secrets
@@ -14,6 +15,7 @@ from typing import Any, Literal
 from urllib.parse import quote
 
 from sqlalchemy import case, delete, func, select, update
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 from sqlmodel import col
 from starlette.exceptions import HTTPException
@@ -808,7 +810,8 @@ async def recognise(request: Request) -> Loaded | None:
         return None
     request.state.person = found.person
     if now - found.last_seen_at > SEEN_EVERY and "prefetch" not in request.headers.get("sec-purpose", ""):
-        await database.write(touch, found.person.session_id, now)
+        with contextlib.suppress(DBAPIError):  # what can be read is shown, also where nothing can be written
+            await database.write(touch, found.person.session_id, now)
     return found
 
 

@@ -22,7 +22,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from portal import tenancy, texts
+from portal import outage, tenancy, texts
 from portal.db import Database
 from portal.faults import places
 from portal.settings import Settings
@@ -32,6 +32,8 @@ PICTURE_BODY, PICTURE_S = (
     64 * 1024 * 1024,
     120.0,
 )  # read through to the end, to be answered; kept is at most 1 MB
+SHEETS = re.compile(r"/settings/portals/[0-9a-z]{13}/sheets")  # the form that carries a file of rows
+SHEET_BODY, SHEET_S = 202 * 1024 * 1024, 900.0
 MACHINE = ("/webhooks/", "/health/", "/__demo/", "/internal/", "/api/v1/")
 STILL_OPEN = (
     "/customers/static/",
@@ -278,7 +280,10 @@ class Faults:
             if scope["type"] != "http":
                 raise
             status = 503 if isinstance(error, DBAPIError | PoolTimeout) else 500
-            log.error("fault", request_id=_request_id(scope), error=type(error).__name__, at=places(error))
+            if outage.trouble(error) is None:  # else it is said once, by what watches the database
+                log.error(
+                    "fault", request_id=_request_id(scope), error=type(error).__name__, at=places(error)
+                )
             if started:
                 return  # the server closes what was cut off in the middle
             try:
@@ -347,7 +352,12 @@ class Tenancy:
         known = self._known.get(host)
         if known and known[0] > now:
             return known[1]
-        found = await self.database.read(tenancy.portal_by_host, host, self.settings.base_domain)
+        try:
+            found = await self.database.read(tenancy.portal_by_host, host, self.settings.base_domain)
+        except DBAPIError:
+            if known and known[1]:
+                return known[1]  # so that the page that says so is the shop's
+            raise
         if len(self._known) >= MOST_KNOWN:
             self._known.clear()
         self._known[host] = (now + KNOWN_FOR_S, found)
@@ -436,6 +446,8 @@ def _limits(path: str) -> tuple[int, float]:
     """How many bytes a body may have, and in how many seconds it is to arrive."""
     if is_machine(path):
         return MACHINE_BODY, BODY_S
+    if SHEETS.fullmatch(path):
+        return SHEET_BODY, SHEET_S
     return (PICTURE_BODY, PICTURE_S) if PICTURES.fullmatch(path) else (PAGE_BODY, BODY_S)
 
 

@@ -48,6 +48,13 @@ def head() -> str:
     return found
 
 
+def is_known(revision: str) -> bool:
+    """Whether this version can bring a database of that revision to its own schema."""
+    return any(
+        script.revision == revision for script in ScriptDirectory.from_config(_config()).walk_revisions()
+    )
+
+
 def draft(message: str) -> Path:
     """Write the migration from the newest one to the tables of `models`, for a person to read and correct."""
     with TemporaryDirectory() as folder:

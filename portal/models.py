@@ -530,6 +530,24 @@ class _Mirrored(SQLModel):
     as_of: datetime = _moment(nullable=False)
     stamps: dict[str, int] = _json()
     said_id: int | None = _big()  # of the assignment: the merchant said whose it is, or to leave it alone
+    missing_at: datetime | None = _moment()  # the processor does not know it any more; it stays here
+    doubted_at: datetime | None = (
+        _moment()
+    )  # a list or a notice contradicts what had ended: to be asked about
+
+
+# What may still change, or was contradicted: it is asked about again. An index over it, and the very same words in
+# the reads that use the index.
+IN_DOUBT = {
+    "order_": "status = 'open' OR doubted_at IS NOT NULL",
+    "payment": "status IN ('pending', 'authorized') OR doubted_at IS NOT NULL",
+    "refund": "status = 'pending' OR doubted_at IS NOT NULL",
+    "subscription": "status NOT IN ('cancelled', 'expired') OR doubted_at IS NOT NULL",
+}
+
+
+def _in_doubt(table: str) -> Index:
+    return _only(f"ix_{table.rstrip('_')}_in_doubt", "account_id", "id", where=IN_DOUBT[table])
 
 
 def _nobodys(table: str, more: str = "") -> Index:
@@ -570,6 +588,7 @@ class Order(_Mirrored, table=True):
         Index("ix_order_number", "portal_id", "number", "placed_at", "id"),
         Index("ix_order_amount", "portal_id", "currency", "amount_minor", "placed_at", "id"),
         _nobodys("order"),
+        _in_doubt("order_"),
         Index("ix_order_portal", "portal_id", "id"),
     )
     status: str = "open"
@@ -599,6 +618,8 @@ class Subscription(_Mirrored, table=True):
         _only("ix_subscription_past_due", "portal_id", "id", where="status = 'past_due'"),
         _only("ix_subscription_kept", "account_id", "access_until", where="access_until IS NOT NULL"),
         _nobodys("subscription"),
+        _in_doubt("subscription"),
+        _only("ix_subscription_doubted", "account_id", "id", where="doubted_at IS NOT NULL"),
         UniqueConstraint("portal_id", "id"),
     )
     status: str = "incomplete"
@@ -641,6 +662,7 @@ class Payment(_Mirrored, table=True):
         Index("ix_payment_remote_customer", "account_id", "remote_customer"),
         Index("ix_payment_amount", "portal_id", "currency", "amount_minor", "placed_at", "id"),
         _nobodys("payment"),
+        _in_doubt("payment"),
         UniqueConstraint("portal_id", "id"),
     )
     status: str = "pending"
@@ -664,6 +686,7 @@ class Refund(_Mirrored, table=True):
     __table_args__ = _mirror(
         Index("ix_refund_payment", "account_id", "payment_remote"),
         Index("ix_refund_customer", "portal_id", "customer_id"),
+        _in_doubt("refund"),
     )
     status: str = "pending"
     payment_remote: str | None = None
@@ -756,9 +779,11 @@ class Request(SQLModel, table=True):
     )
     id: int = _id()
     portal_id: int = _big(nullable=False)
-    account_id: int = _big(nullable=False)
-    customer_id: int = _big(nullable=False)
-    subject_id: int = _big(nullable=False)  # of the subscription or the payment that it is about
+    account_id: int | None = _big()
+    customer_id: int | None = _big()  # None: somebody who looks for an order and is not signed in
+    contact: str | None = None  # their address, which nobody has proved
+    # Of the subscription or the payment that it is about; where none was found, of the ask.
+    subject_id: int = _big(nullable=False)
     kind: str  # a key of the fact tables, or "refund"
     reference: str
     what: str  # as the page names it: the subscription's or the payment's title
@@ -801,10 +826,144 @@ class Event(SQLModel, table=True):
     headers: list[list[str]] = _json()
     body: bytes | None = Field(default=None, sa_type=LargeBinary)
     received_at: datetime = _moment(nullable=False)
+    asked_at: datetime | None = _moment()  # it was never delivered: the processor had kept it
     handled_at: datetime | None = _moment()
     parked_at: datetime | None = _moment()
     error: str | None = None
     changed: list[dict[str, Any]] | None = _json()  # the rows it touched: table, id, status before and after
+
+
+class SyncState(SQLModel, table=True):
+    """How an account is kept true: where the looks for what has changed are, and what they found."""
+
+    __tablename__ = "sync_state"
+    __table_args__ = (
+        ForeignKeyConstraint(["portal_id", "account_id"], ["account.portal_id", "account.id"]),
+        Index("ix_sync_state_next", "next_at"),
+        Index("ix_sync_state_night", "night_at"),
+        Index("ix_sync_state_portal", "portal_id"),
+    )
+    account_id: int = Field(sa_type=_Id, primary_key=True)
+    portal_id: int = _big(nullable=False)
+    since: datetime = _moment(nullable=False)  # what has changed before is seen
+    walk: dict[str, Any] | None = _json()  # of the look that is under way: where it goes on
+    known: list[Any] | None = _json()  # the row that was asked about last: table, id
+    next_at: datetime = _moment(nullable=False)
+    looked_at: datetime | None = _moment()  # the last whole look
+    failures: int = 0  # in a row
+    error: str | None = None
+    missed: int = _big(nullable=False, default=0)  # events that were never delivered, ever
+    missed_at: datetime | None = _moment()
+    night_at: datetime = _moment(nullable=False)  # when the next round over everything begins
+    night_until: datetime | None = _moment()  # by when the one that is under way should be through
+    night: list[Any] | None = _json()  # where it is: table, id
+    night_left: int = 0  # rows that it still has to ask about
+    night_done_at: datetime | None = _moment()
+    missing: int = _big(nullable=False, default=0)  # rows that the last whole round found gone
+    differences: int | None = None  # of the last comparison
+    compared_at: datetime | None = _moment()
+    troubles: dict[str, str] | None = _json()  # what the merchant was told of, since when; until it is over
+
+
+class ImportRun(SQLModel, table=True):
+    """One reading-in of everything that a processor lists, and where it goes on. Written with each page."""
+
+    __tablename__ = "import_run"
+    __table_args__ = (
+        ForeignKeyConstraint(["portal_id", "account_id"], ["account.portal_id", "account.id"]),
+        Index("ix_import_run_account", "account_id", "id"),
+        _only("ux_import_run_open", "account_id", where="finished_at IS NULL", unique=True),
+    )
+    id: int = _id()
+    portal_id: int = _big(nullable=False)
+    account_id: int = _big(nullable=False)
+    state: str = "waiting"  # waiting, running, stopped, done, failed; the last two are finished
+    cursor: str | None = None  # of the next page, in the adapter's own words
+    pages: int = 0
+    objects: int = _big(nullable=False, default=0)
+    skipped: int = 0  # objects that could not be read or written
+    reasons: list[dict[str, str]] = _json()  # of the first of these: what, id, why
+    total: int | None = _big()  # as far as it is known; processors err
+    seconds: float = 0.0  # spent on pages
+    failures: int = 0  # in a row, without a page
+    trail: dict[str, Any] = _json()  # by which a list that leads in a circle is known
+    stop_wanted: bool = False
+    asked_by: str | None = None  # an address, or "command line"; None: it was wanted by connecting
+    error: str | None = None  # a sentence
+    retry_at: datetime | None = _moment()  # the processor asked to wait, or did not answer
+    holder: str | None = None  # who reads now, until `lease_until`
+    lease_until: datetime | None = _moment()
+    created_at: datetime = _moment(nullable=False)
+    started_at: datetime | None = _moment()
+    updated_at: datetime = _moment(nullable=False)
+    finished_at: datetime | None = _moment()
+
+
+class Sheet(SQLModel, table=True):
+    """A file of the merchant's own rows, and its run. Its rows lie in parts, of which each is one slice of the work."""
+
+    __table_args__ = (
+        ForeignKeyConstraint(["portal_id", "account_id"], ["account.portal_id", "account.id"]),
+        UniqueConstraint("portal_id", "id"),
+        Index("ix_sheet_kept", "created_at"),
+    )
+    id: int = _id()
+    portal_id: int = Field(foreign_key="portal.id", sa_type=BigInteger)
+    account_id: int | None = _big()  # None: each row names its own
+    name: str
+    size: int = _big(nullable=False, default=0)
+    kind: str  # csv, xlsx, own (a list in the form of the account's processor)
+    encoding: str | None = None
+    guessed: bool = False  # the encoding
+    header: list[str] = _json()
+    mapping: list[str] = _json()  # what each column is; empty: nothing of ours
+    rules: dict[str, str] = _json()  # decimal, dates, currency, as_of (a day)
+    first: list[list[Any]] = _json()  # rows to show: line, cells
+    # taken (its bytes arrive), new, checking, checked, importing, done, failed
+    state: str = "taken"
+    run: int = 0
+    parts: int = 0
+    position: int = 0  # the next part
+    rows: int = _big(nullable=False, default=0)
+    created: int = _big(nullable=False, default=0)
+    changed: int = _big(nullable=False, default=0)
+    unchanged: int = _big(nullable=False, default=0)
+    refused: int = _big(nullable=False, default=0)
+    asked: int = 0  # about how many new subscriptions the processor is asked
+    error: str | None = None  # a sentence
+    as_of: datetime | None = _moment()  # what older words of the processor it stands above
+    asked_by: str
+    created_at: datetime = _moment(nullable=False)
+    started_at: datetime | None = _moment()
+    finished_at: datetime | None = _moment()
+    emptied_at: datetime | None = _moment()  # its rows are not kept any more
+
+
+class SheetPart(SQLModel, table=True):
+    """Some rows of a sheet, packed."""
+
+    __tablename__ = "sheet_part"
+    __table_args__ = (ForeignKeyConstraint(["portal_id", "sheet_id"], ["sheet.portal_id", "sheet.id"]),)
+    sheet_id: int = Field(sa_type=BigInteger, primary_key=True)
+    number: int = Field(primary_key=True)
+    portal_id: int = _big(nullable=False)
+    content: bytes = Field(sa_type=LargeBinary)
+
+
+class SheetProblem(SQLModel, table=True):
+    """What is wrong with a row of a sheet."""
+
+    __tablename__ = "sheet_problem"
+    __table_args__ = (
+        ForeignKeyConstraint(["portal_id", "sheet_id"], ["sheet.portal_id", "sheet.id"]),
+        Index("ix_sheet_problem_list", "portal_id", "sheet_id", "id"),
+    )
+    id: int = _id()
+    portal_id: int = _big(nullable=False)
+    sheet_id: int = _big(nullable=False)
+    line: int
+    column: str  # as the file calls it
+    sentence: str
 
 
 class Job(SQLModel, table=True):
@@ -828,6 +987,9 @@ class Job(SQLModel, table=True):
     created_at: datetime = _moment(nullable=False)
     attempts: int = 0
     locked_until: datetime | None = _moment()
+    locked_by: int | None = _big()  # the claim that holds it: who comes late with another one changes nothing
+    deaths: int | None = _big()  # how many times in a row its worker died over it
+    account_id: int | None = _big()  # whose processor it asks, so that one that hangs holds up only its own
     done_at: datetime | None = _moment()
     parked_at: datetime | None = _moment()
     error: str | None = None
@@ -842,13 +1004,19 @@ class LoginRequest(SQLModel, table=True):
         Index("ix_login_request_address", "portal_id", "email", "created_at"),
         Index("ix_login_request_network", "portal_id", "network", "created_at"),
         Index("ix_login_request_browser", "browser_hash", "created_at"),
+        _only("ix_login_request_looked", "portal_id", "looked_at", where="looked_at IS NOT NULL"),
+        _only("ix_login_request_customer", "customer_id", "created_at", where="customer_id IS NOT NULL"),
     )
     id: int = _id()
     portal_id: int | None = Field(
         default=None, foreign_key="portal.id", sa_type=BigInteger
     )  # None: merchant's side
-    purpose: str = "customer"  # or merchant
+    purpose: str = (
+        "customer"  # or merchant, address (a further one of `customer_id`), rescue (of a lost order)
+    )
     email: str
+    customer_id: int | None = _big()  # who asked, where they were signed in
+    looked_at: datetime | None = _moment()  # the processors were to be asked whether they know the address
     browser_hash: str
     user_agent: str
     network: str
@@ -860,6 +1028,35 @@ class LoginRequest(SQLModel, table=True):
     tries: int = 0
     code_used_at: datetime | None = _moment()
     mailed_at: datetime | None = _moment()
+
+
+class OrderAsk(SQLModel, table=True):
+    """Somebody looks for an order of which no mail reaches them. Whether it is there is found out by the worker."""
+
+    __tablename__ = "order_ask"
+    __table_args__ = (
+        Index("ix_order_ask_network", "portal_id", "network", "created_at"),
+        Index("ix_order_ask_browser", "portal_id", "browser_hash", "created_at"),
+        Index("ix_order_ask_reference", "portal_id", "reference", "created_at"),
+        Index("ix_order_ask_portal", "portal_id", "created_at"),
+        _only(
+            "ix_order_ask_subject", "portal_id", "subject_id", "created_at", where="subject_id IS NOT NULL"
+        ),
+    )
+    id: int = _id()
+    portal_id: int = Field(foreign_key="portal.id", sa_type=BigInteger)
+    reference: str  # as typed, in one form
+    last4: str
+    amount: str  # as typed: "1,234" is one thing in Boston and another in Berlin
+    currency: str = Field(sa_type=String(3))
+    placed_on: date | None = Field(default=None, sa_type=Date)
+    contact: str | None = None  # where the shop may answer; None: the shop is not asked
+    browser_hash: str
+    user_agent: str
+    network: str
+    created_at: datetime = _moment(nullable=False)
+    looked_at: datetime | None = _moment()  # by the worker
+    subject_id: int | None = _big()  # of the payment that was found and mailed about, or the shop asked about
 
 
 class LoginToken(SQLModel, table=True):

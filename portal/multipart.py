@@ -2,6 +2,8 @@
 arrive, and the form can be shown again as it was."""
 
 from dataclasses import dataclass, field
+from tempfile import SpooledTemporaryFile
+from typing import IO
 
 from python_multipart.exceptions import MultipartParseError
 from python_multipart.multipart import MultipartParser, parse_options_header
@@ -9,15 +11,19 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 MOST_FIELDS, MOST_TEXT = 40, 20_000
+IN_MEMORY = 1024 * 1024  # of a file that is large by its nature; what is more lies on the disk meanwhile
 
 
 @dataclass(slots=True)
 class Upload:
-    """A file of a form. Of one that was `too_large`, `content` is the beginning: one byte more than is taken."""
+    """A file of a form. Of one that was `too_large`, `content` is the beginning: one byte more than is taken. Where it
+    was asked for, the bytes are in `file` instead, which the caller closes."""
 
     filename: str
     content: bytes = b""
     too_large: bool = False
+    file: IO[bytes] | None = None
+    size: int = 0
 
 
 @dataclass(slots=True)
@@ -31,10 +37,16 @@ class Form:
     def file(self, name: str) -> Upload | None:
         """The file of a field; None where none was chosen."""
         found = self.files.get(name)
-        return found if found and (found.filename or found.content or found.too_large) else None
+        return found if found and (found.filename or found.size or found.too_large) else None
+
+    def close(self) -> None:
+        """Let the files go that lie on the disk."""
+        for upload in self.files.values():
+            if upload.file is not None:
+                upload.file.close()
 
 
-async def read_form(request: Request, most: int) -> Form:
+async def read_form(request: Request, most: int, on_disk: bool = False) -> Form:
     """A form with files of up to `most` bytes each. HTTPException 400 where it is none, 413 where it is too much."""
     kind, options = parse_options_header(request.headers.get("content-type", ""))
     if kind != b"multipart/form-data":
@@ -43,7 +55,7 @@ async def read_form(request: Request, most: int) -> Form:
     boundary = options.get(b"boundary")
     if not boundary:
         raise HTTPException(400)
-    parts = _Parts(most)
+    parts = _Parts(most, on_disk)
     parser = MultipartParser(
         boundary,
         {
@@ -61,16 +73,21 @@ async def read_form(request: Request, most: int) -> Form:
             parser.write(chunk)
         parser.finalize()
     except MultipartParseError:
+        parts.form.close()
         raise HTTPException(400) from None
+    except BaseException:
+        parts.form.close()
+        raise
     return parts.form
 
 
 class _Parts:
     """What the parser calls: collects texts, and files up to their limit."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, on_disk: bool = False) -> None:
         self.form = Form()
         self._most = most
+        self._on_disk = on_disk
         self._name, self._value = b"", b""
         self._disposition = b""
         self._field = ""
@@ -100,12 +117,19 @@ class _Parts:
             raise HTTPException(413)
         if b"filename" in options:
             self._file = Upload(options[b"filename"].decode("utf-8", "replace")[:200])
+            if self._on_disk and self._field not in self.form.files:
+                self._file.file = SpooledTemporaryFile(max_size=IN_MEMORY)  # noqa: SIM115 (handed over)
+                self.form.files[self._field] = self._file  # so that it is closed, whatever happens
         else:
             self._text = bytearray()
 
     def data(self, data: bytes, start: int, end: int) -> None:
         if self._file is not None:
             if self._file.too_large:
+                return
+            self._file.size += end - start
+            if self._on_disk:
+                self._keep(self._file, data[start:end])
                 return
             self._bytes += data[start:end]
             if len(self._bytes) > self._most:
@@ -115,6 +139,12 @@ class _Parts:
             self._text += data[start:end]
             if len(self._text) > MOST_TEXT:
                 raise HTTPException(413)
+
+    def _keep(self, upload: Upload, piece: bytes) -> None:
+        if upload.size > self._most:
+            upload.too_large = True
+        elif upload.file is not None:
+            upload.file.write(piece)
 
     def end(self) -> None:
         if self._file is not None:

@@ -2,9 +2,10 @@
 capitals. Written when somebody comes to be or is renamed; what was missed, the worker writes."""
 
 import unicodedata
+from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import bindparam, delete, insert, select, update
 from sqlalchemy.orm import Session
 from sqlmodel import col
 
@@ -39,6 +40,28 @@ def write(db: Session, portal_id: int, customer_id: int, email: str, name: str |
     db.execute(delete(models.CustomerKey).where(col(models.CustomerKey.customer_id) == customer_id))
     rows = [{"portal_id": portal_id, "key": key, "customer_id": customer_id} for key in keys_of(email, name)]
     db.execute(insert(_key), rows)
+
+
+def write_new(db: Session, portal_id: int, people: Sequence[tuple[int, str, str | None]]) -> None:
+    """The same for customers who have just come to be, all at once: id, address, name."""
+    rows = [
+        {"portal_id": portal_id, "key": key, "customer_id": customer_id}
+        for customer_id, email, name in people
+        for key in sorted(keys_of(email, name))
+    ]
+    if rows:
+        db.execute(insert(_key), rows)
+
+
+def rename(db: Session, portal_id: int, people: Sequence[tuple[int, str, str]]) -> None:
+    """Give customers their names, and make them found by these: id, address, name."""
+    table: Any = models.Customer.__table__  # type: ignore[attr-defined]
+    change = update(table).where(table.c.id == bindparam("who")).values(name=bindparam("called"))
+    ordered = sorted(people)
+    db.execute(change, [{"who": customer_id, "called": name} for customer_id, _, name in ordered])
+    ids = [customer_id for customer_id, _, _ in ordered]
+    db.execute(delete(models.CustomerKey).where(col(models.CustomerKey.customer_id).in_(ids)))
+    write_new(db, portal_id, ordered)
 
 
 async def sweep(database: Database) -> None:

@@ -127,8 +127,11 @@ def of_action(db: Session, kind: str, action: models.Action, now: datetime) -> N
 
 
 def of_request(db: Session, kind: str, request: models.Request, now: datetime) -> None:
-    customer = db.get_one(models.Customer, request.customer_id)
-    about = shapes.About(customer=shapes.customer(customer), request=shapes.request(request, customer.email))
+    customer = db.get_one(models.Customer, request.customer_id) if request.customer_id else None
+    email = customer.email if customer else request.contact or ""
+    about = shapes.About(
+        customer=shapes.customer(customer) if customer else None, request=shapes.request(request, email)
+    )
     emit(db, request.portal_id, kind, about, now, request.customer_id)
 
 

@@ -167,7 +167,7 @@ def assign(
     """
     row, account = _unsaid(db, portal_id, kind, record_id)
     address = _address(email)
-    if address in facts(account.processor).no_email:
+    if facts(account.processor).is_placeholder(address):
         raise Refused(_("The processor puts this address wherever it knows none. It is nobody's."))
     customer = sync.customer(db, portal_id, address)
     _say(db, person, row, account, kind, customer.id, now)
@@ -246,6 +246,77 @@ def _say(
     row.said_id = word.id
     db.flush()
     sync.settle(db, account, row)
+
+
+def give(db: Session, person: Person, portal_id: int, payment_id: int, email: str, now: datetime) -> None:
+    """A payment, with all that hangs together with it, is somebody else's than its address says: the merchant's word,
+    which stands until it is taken back. The mailbox that had it is told. Raises LookupError, or Refused."""
+    payment = db.execute(
+        select(models.Payment)
+        .where(col(models.Payment.id) == payment_id, col(models.Payment.portal_id) == portal_id)
+        .with_for_update()
+    ).scalar_one_or_none()
+    if payment is None:
+        raise LookupError(payment_id)
+    account, address = db.get_one(models.Account, payment.account_id), _address(email)
+    if facts(account.processor).is_placeholder(address):
+        raise Refused(_("The processor puts this address wherever it knows none. It is nobody's."))
+    before = db.get(models.Customer, payment.customer_id) if payment.customer_id else None
+    customer = sync.customer(db, portal_id, address)
+    if before is not None and sync.joined(db, portal_id, customer.id) == before.id:
+        return
+    together = _together(db, payment)
+    for kind, row in together:
+        said = db.get(models.Assignment, row.said_id) if row.said_id is not None else None
+        if said is None:
+            _say(db, person, row, account, kind, customer.id, now)
+        else:
+            said.customer_id, said.by, said.at = customer.id, person.user_id, now
+            db.flush()
+            sync.settle(db, account, row)
+    db.flush()
+    if before is not None:
+        owner_id = sync.joined(db, portal_id, customer.id)
+        _subjects_along(db, portal_id, owner_id, before.id)
+        _documents_along(db, portal_id, owner_id, before.id, owner_id)
+        title = payment.title or ""
+        payload = {"template": "order_moved", "customer": before.id, "what": title, "to": address}
+        enqueue(db, "mail", payload, now, f"order_moved:{payment.id}:{customer.id}")
+    merchants.audit(
+        db,
+        person,
+        "record.given",
+        subject=_called(payment, "payment"),
+        before={"customer": before.email if before else None},
+        after={"customer": address, "account": account.label, "records": len(together)},
+        portal_id=portal_id,
+    )
+
+
+def _together(db: Session, payment: models.Payment) -> list[tuple[str, models._Mirrored]]:
+    """A payment with its order, its subscription, their other payments, and the invoices of these."""
+    order, subscription = payment.order_remote, payment.subscription_remote
+    found: list[tuple[str, models._Mirrored]] = []
+
+    def take(kind: str, *wanted: Any) -> list[models._Mirrored]:
+        model = sync.KINDS[kind]
+        here = (col(model.account_id) == payment.account_id, col(model.portal_id) == payment.portal_id)
+        rows = list(db.execute(select(model).where(*here, *wanted).with_for_update()).scalars())
+        known = {(one, row.id) for one, row in found}
+        found.extend((kind, row) for row in rows if (kind, row.id) not in known)
+        return rows
+
+    if subscription:
+        take("subscription", col(models.Subscription.remote_id) == subscription)
+        take("payment", col(models.Payment.subscription_remote) == subscription)
+        take("invoice", col(models.Invoice.subscription_remote) == subscription)
+    if order:
+        take("order", col(models.Order.remote_id) == order)
+        take("payment", col(models.Payment.order_remote) == order)
+    take("payment", col(models.Payment.id) == payment.id)
+    paid = [row.remote_id for kind, row in found if kind == "payment"]
+    take("invoice", col(models.Invoice.payment_remote).in_(paid))
+    return found
 
 
 def _called(row: models._Mirrored, kind: str) -> str:
@@ -516,7 +587,7 @@ def prove(db: Session, portal_id: int, token: str, now: datetime) -> bool:
     ).one_or_none()
     if found is None:
         return False
-    second, into = _both_locked(db, found.from_id, found.into_id)
+    second, into = both_locked(db, found.from_id, found.into_id)
     if _bar(db, portal_id, second, into):
         return False
     spent = db.execute(
@@ -533,9 +604,40 @@ def prove(db: Session, portal_id: int, token: str, now: datetime) -> bool:
     ).one_or_none()
     if spent is None:
         return False
+    _joined(db, portal_id, spent.id, second, into, now)
+    return True
+
+
+def join(
+    db: Session, portal_id: int, second: models.Customer, into: models.Customer, now: datetime
+) -> str | None:
+    """Both addresses were proved by their owner, who is `into`: one person from now on. The reason why not, or None.
+
+    Both were locked by `both_locked`.
+    """
+    if why := _bar(db, portal_id, second, into):
+        return why
+    row = models.Join(
+        portal_id=portal_id,
+        from_id=second.id,
+        into_id=into.id,
+        created_at=now,
+        expires_at=now + PROOF_LIFE,
+        proved_at=now,
+    )
+    db.add(row)
+    db.flush()
+    _joined(db, portal_id, row.id, second, into, now)
+    return None
+
+
+def _joined(
+    db: Session, portal_id: int, join_id: int, second: models.Customer, into: models.Customer, now: datetime
+) -> None:
+    """What follows from a proof: rows, sessions, mails to both addresses, and the merchant's record of it."""
     _move(db, portal_id, second.id, into.id)
-    _later(db, spent.id, "proved", now)
-    enqueue(db, "mail", {"template": "joined", "join": spent.id}, now, f"joined:{spent.id}")
+    _later(db, join_id, "proved", now)
+    _tell_both(db, "joined", join_id, now)
     merchant_id = db.get_one(models.Portal, portal_id).merchant_id
     for one, other in ((into, second), (second, into)):
         db.add(
@@ -550,10 +652,16 @@ def prove(db: Session, portal_id: int, token: str, now: datetime) -> bool:
                 at=now,
             )
         )
-    return True
 
 
-def _both_locked(db: Session, *ids: int) -> tuple[models.Customer, models.Customer]:
+def _tell_both(db: Session, template: str, join_id: int, now: datetime) -> None:
+    """Both mailboxes learn of it: whoever did not want it is to notice."""
+    for whose in ("further", "main"):
+        payload = {"template": template, "join": join_id, "whose": whose}
+        enqueue(db, "mail", payload, now, f"{template}:{join_id}:{whose}")
+
+
+def both_locked(db: Session, *ids: int) -> tuple[models.Customer, models.Customer]:
     """Two customers, always locked in the same order, so that two proofs do not wait for each other in a circle."""
     locked = {
         one: db.execute(
@@ -630,19 +738,7 @@ def undo_join(
 
     LookupError.
     """
-    row = models.Join
-    is_theirs = or_(col(row.from_id) == customer_id, col(row.into_id) == customer_id)
-    undone = db.execute(
-        update(row)
-        .where(col(row.id) == join_id, is_theirs, *_active(portal_id))
-        .values(undone_at=now, undone_by=person.user_id)
-        .returning(col(row.from_id), col(row.into_id))
-    ).one_or_none()
-    if undone is None:
-        raise LookupError(join_id)
-    second, into = _both_locked(db, undone.from_id, undone.into_id)
-    _part(db, portal_id, second.id, into.id)
-    _later(db, join_id, "undone", now)
+    second, into = _undone(db, portal_id, customer_id, join_id, person.user_id, now)
     for one, other in ((into, second), (second, into)):
         merchants.audit(
             db,
@@ -652,6 +748,45 @@ def undo_join(
             before={"with": other.email},
             portal_id=portal_id,
         )
+
+
+def part(db: Session, portal_id: int, customer_id: int, join_id: int, who: str, now: datetime) -> None:
+    """The same, by the person themselves, who is signed in as `who`. LookupError."""
+    second, into = _undone(db, portal_id, customer_id, join_id, None, now)
+    merchant_id = db.get_one(models.Portal, portal_id).merchant_id
+    for one, other in ((into, second), (second, into)):
+        db.add(
+            models.Audit(
+                id=new_id(),
+                merchant_id=merchant_id,
+                portal_id=portal_id,
+                who=who,
+                what="address.parted",
+                subject=one.email,
+                before={"with": other.email},
+                at=now,
+            )
+        )
+
+
+def _undone(
+    db: Session, portal_id: int, customer_id: int, join_id: int, by: int | None, now: datetime
+) -> tuple[models.Customer, models.Customer]:
+    row = models.Join
+    is_theirs = or_(col(row.from_id) == customer_id, col(row.into_id) == customer_id)
+    undone = db.execute(
+        update(row)
+        .where(col(row.id) == join_id, is_theirs, *_active(portal_id))
+        .values(undone_at=now, undone_by=by)
+        .returning(col(row.from_id), col(row.into_id))
+    ).one_or_none()
+    if undone is None:
+        raise LookupError(join_id)
+    second, into = both_locked(db, undone.from_id, undone.into_id)
+    _part(db, portal_id, second.id, into.id)
+    _later(db, join_id, "undone", now)
+    _tell_both(db, "parted", join_id, now)
+    return second, into
 
 
 def _part(db: Session, portal_id: int, from_id: int, into_id: int) -> None:

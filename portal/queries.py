@@ -219,6 +219,7 @@ class OrderPage:
     timeline: tuple[Entry, ...]
     mixed: bool
     payable: bool  # there is a page of the processor on which what is open can be paid
+    missing: bool  # the processor does not know it any more
 
 
 ORDER = select(
@@ -230,6 +231,7 @@ ORDER = select(
     _order.c.lines,
     _order.c.subscription_remote,
     _order.c.due_link,
+    _order.c.missing_at,
 ).where(_of_customer(_order), _order.c.id == bindparam("id"))
 
 _PAYMENT_COLUMNS = (
@@ -329,6 +331,7 @@ def order(db: Session, portal_id: int, customer_id: int, order_id: int) -> Order
         mixed=_mixed([row, *lines, *payments]),
         payable=bool(row.due_link)
         and offers.order_can_be_paid(row.status, row.due_link, db.get_one(models.Account, row.account_id)),
+        missing=row.missing_at is not None,
     )
 
 

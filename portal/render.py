@@ -8,6 +8,7 @@ from zoneinfo import ZoneInfo
 
 from babel import Locale
 from babel.dates import format_date, format_skeleton, format_time, parse_pattern
+from babel.numbers import format_decimal
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from starlette.requests import Request
@@ -225,6 +226,9 @@ class Format:
             )
             for row in page.rows
         ]
+
+    def count(self, number: int) -> str:
+        return format_decimal(number, locale=_babel(self.locale))
 
     def month(self, value: date) -> str:
         return format_date(value, "LLLL y", locale=_babel(self.locale))

@@ -30,24 +30,27 @@ class NotOpen(Exception):
 def ask(
     db: Session,
     portal_id: int,
-    account_id: int,
-    customer_id: int,
+    account_id: int | None,
+    customer_id: int | None,
     subject_id: int,
     kind: str,
     what: str,
     now: datetime,
     words: str | None = None,
     params: dict[str, Any] | None = None,
+    contact: str | None = None,
 ) -> models.Request:
     """Put a request into the merchant's queue, with the mail that tells them and the alarm for when it is late.
 
-    `params` holds what must be known later to see that the processor shows it done. Raises AlreadyAsked.
+    `params` holds what must be known later to see that the processor shows it done. `contact` is the address of who
+    asks without having signed in: nothing is mailed there before the merchant answers. Raises AlreadyAsked.
     """
     portal = db.get_one(models.Portal, portal_id)
     found = models.Request(
         portal_id=portal_id,
         account_id=account_id,
         customer_id=customer_id,
+        contact=contact,
         subject_id=subject_id,
         kind=kind,
         reference=new_reference(),
@@ -58,14 +61,15 @@ def ask(
         due_at=now + timedelta(days=portal.request_days),
         created_at=now,
     )
-    db.add(found)
     try:
-        db.flush()
+        with db.begin_nested():
+            db.add(found)
     except IntegrityError as error:
         raise AlreadyAsked from error
     outgoing.of_request(db, "request.created", found, now)
     _mail(db, found, "request_new", now)
-    _mail(db, found, "request_received", now)
+    if customer_id is not None:
+        _mail(db, found, "request_received", now)
     enqueue(db, "request_late", {"request": found.id}, found.due_at, f"request_late:{found.id}")
     return found
 

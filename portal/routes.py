@@ -31,21 +31,26 @@ _ENDPOINT = f"{_DEVELOPERS}/endpoints/{{endpoint_id:id}}"
 _REQUESTS = "/settings/portals/{portal_id:id}/requests"
 _CUSTOMERS = "/settings/portals/{portal_id:id}/customers"
 _CUSTOMER = f"{_CUSTOMERS}/{{customer_id:id}}"
+_SHEETS = "/settings/portals/{portal_id:id}/sheets"
+_SHEET = f"{_SHEETS}/{{sheet_id:id}}"
 _EVENTS = "/settings/portals/{portal_id:id}/events"
 
 
 def routes() -> list[BaseRoute]:
     from portal.views import (
         actions,
+        addresses,
         api,
         demo,
         entry,
+        find_order,
         health,
         help,
         internal,
         invoices,
         join,
         login,
+        metrics,
         orders,
         payments,
         requests,
@@ -71,6 +76,7 @@ def routes() -> list[BaseRoute]:
         processor,
         processors,
         security,
+        sheets,
     )
     from portal.views.settings import requests as desk
 
@@ -139,12 +145,35 @@ def routes() -> list[BaseRoute]:
         ),
         Route("/customers/payments/{payment_id:id}/refund", requests.refund, methods=["POST"], name="refund"),
         Route("/customers/orders/{order_id:id}/pay_now", orders.pay_now, methods=["POST"], name="pay_order"),
+        Route("/customers/orders/{order_id:id}/check", orders.check, methods=["GET"], name="check_order"),
+        Route(
+            "/customers/orders/{order_id:id}/check",
+            orders.check_again,
+            methods=["POST"],
+            name="check_order_again",
+        ),
+        Route(
+            "/customers/payments/{payment_id:id}/check",
+            payments.check_again,
+            methods=["POST"],
+            name="check_payment_again",
+        ),
         Route("/customers/leave/{sealed}/start.js", actions.start, methods=["GET"], name="leave_start"),
         Route("/customers/leave/{sealed}", actions.leave, methods=["GET"], name="leave"),
         Route("/customers/invoices/{payment_id:id}", invoices.download, name="invoice"),
         Route("/customers/upcoming", upcoming.index, name="upcoming"),
         Route("/customers/upcoming.ics", upcoming.calendar, name="calendar"),
         Route("/customers/payments", payments.index, name="payments"),
+        Route("/customers/addresses", addresses.index, name="addresses"),
+        Route("/customers/addresses", addresses.add, methods=["POST"], name="add_address"),
+        Route("/customers/addresses/code", addresses.prove, methods=["POST"], name="prove_address"),
+        Route("/customers/addresses/{join_id:id}/remove", addresses.ask_remove, name="ask_remove_address"),
+        Route(
+            "/customers/addresses/{join_id:id}/remove",
+            addresses.remove,
+            methods=["POST"],
+            name="remove_address",
+        ),
         Route("/customers/sessions", login.sessions, name="sessions"),
         Route("/customers/sessions/end", login.sign_out_everywhere, methods=["POST"], name="end_sessions"),
         Route(
@@ -267,6 +296,7 @@ def routes() -> list[BaseRoute]:
         Route("/api/v1/customers/{customer_id:id}", api.get_customer, methods=["GET"], name="api_customer"),
         Route("/api/v1/orders", api.list_orders, methods=["GET"], name="api_orders"),
         Route("/api/v1/orders", api.push_orders, methods=["PUT"], name="api_push_orders"),
+        Route("/api/v1/orders", api.add_orders, methods=["POST"], name="api_add_orders"),
         Route("/api/v1/orders/{order_id:id}", api.get_order, methods=["GET"], name="api_order"),
         Route("/api/v1/subscriptions", api.list_subscriptions, methods=["GET"], name="api_subscriptions"),
         Route("/api/v1/payments", api.list_payments, methods=["GET"], name="api_payments"),
@@ -299,6 +329,9 @@ def routes() -> list[BaseRoute]:
         Route(f"{_ACCOUNT}/webhook", processor.register, methods=["POST"], name="register_webhook"),
         Route(f"{_ACCOUNT}/test-event", processor.test_event, methods=["POST"], name="test_event"),
         Route(f"{_ACCOUNT}/events", processor.events, name="account_events"),
+        Route(f"{_ACCOUNT}/import", processor.reading, name="account_import"),
+        Route(f"{_ACCOUNT}/import", processor.start_reading, methods=["POST"], name="start_import"),
+        Route(f"{_ACCOUNT}/import/stop", processor.stop_reading, methods=["POST"], name="stop_import"),
         Route(f"{_ACCOUNT}/keys", processor.keys, name="account_keys"),
         Route(f"{_ACCOUNT}/keys", processor.rotate, methods=["POST"], name="rotate_keys"),
         Route(f"{_ACCOUNT}/disconnect", processor.ask_disconnect, name="ask_disconnect"),
@@ -430,15 +463,29 @@ def routes() -> list[BaseRoute]:
         Route(f"{_EVENTS}/{{event_id:id}}/body", events.body, name="event_body"),
         Route(f"{_EVENTS}/{{event_id:id}}/replay", events.replay, methods=["POST"], name="replay_event"),
     ]
+    merchant += [
+        # Orders from files
+        Route(_SHEETS, sheets.index, name="sheets"),
+        Route(_SHEETS, sheets.upload, methods=["POST"], name="take_sheet"),
+        Route(f"{_SHEETS}/template.csv", sheets.template, name="sheet_template"),
+        Route(_SHEET, sheets.show, name="sheet"),
+        Route(_SHEET, sheets.go, methods=["POST"], name="run_sheet"),
+        Route(f"{_SHEET}/state", sheets.state, name="sheet_state"),
+        Route(f"{_SHEET}/problems.csv", sheets.download, name="sheet_problems"),
+    ]
     public += [
         Route("/customers/join/{token}", join.link, methods=["GET", "HEAD"], name="join_link"),
         Route("/customers/join/{token}", join.prove, methods=["POST"], name="prove_join"),
+        Route("/customers/find-order", find_order.form, name="find_order"),
+        Route("/customers/find-order", find_order.ask, methods=["POST"], name="ask_for_order"),
+        Route("/customers/find-order/sent", find_order.sent, name="find_order_sent"),
     ]
     machine = [
         Route("/webhooks/{token}", webhooks.receive, methods=["POST"], name="webhook"),
         Route("/health/live", health.live, name="live"),
         Route("/health/ready", health.ready, name="ready"),
         Route("/internal/tls-ask", internal.tls_ask(), name="tls_ask"),
+        Route("/metrics", metrics.show, name="metrics"),
         Route("/__demo/mailbox", demo.mailbox, name="demo_mailbox"),
         Route("/__demo/mailbox.json", demo.mailbox_json, name="demo_mailbox_json"),
         Route("/__demo/mailbox/{number:int}.html", demo.mail_html, name="demo_mail"),

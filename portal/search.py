@@ -442,8 +442,8 @@ def _requests(db: Session, portal_id: int, typed: Typed) -> Group:
         return Group("requests")
     row: Any = models.Request.__table__  # type: ignore[attr-defined]
     found = db.execute(
-        select(row, _customer.c.email)
-        .join(_customer, _customer.c.id == row.c.customer_id)
+        select(row, func.coalesce(_customer.c.email, row.c.contact).label("email"))
+        .join(_customer, _customer.c.id == row.c.customer_id, isouter=True)
         .where(row.c.portal_id == portal_id, row.c.reference == typed.reference)
     ).all()
     labels = account_labels(db, portal_id)
@@ -460,7 +460,7 @@ def _requests(db: Session, portal_id: int, typed: Typed) -> Group:
                 one.created_at,
                 None,
                 None,
-                labels[one.account_id][0],
+                labels[one.account_id][0] if one.account_id is not None else "",
                 one.what,
             )
             for one in found

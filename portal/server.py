@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 import uvicorn
+from sqlalchemy.exc import DBAPIError
 from starlette.types import ASGIApp
 
 from portal import clock, merchants
@@ -19,6 +20,7 @@ from portal.settings import Settings
 from portal.work import Worker
 
 GRACE_S = 20
+MEASURE_S = 10
 
 
 async def serve(settings: Settings, host: str, port: int, with_worker: bool) -> None:
@@ -29,12 +31,23 @@ async def serve(settings: Settings, host: str, port: int, with_worker: bool) -> 
     database = Database(settings.database_url, settings.threads)
     refuse_old_schema(database)
     worker = Worker(settings, database) if with_worker else None
+    clock.follow(await database.clock_ahead())
+    timing = asyncio.create_task(keep_time(database))
     try:
         listening = listen(host, port)
         await welcome(settings, database)
         await run(create_app(settings, database), worker, [listening])
     finally:
+        timing.cancel()
         database.dispose()
+
+
+async def keep_time(database: Database) -> None:
+    """Go by the database's clock, for as long as we run: processes on several machines then agree on what is due."""
+    while True:
+        await asyncio.sleep(MEASURE_S)
+        with suppress(DBAPIError):
+            clock.follow(await database.clock_ahead())
 
 
 async def welcome(settings: Settings, database: Database) -> None:

@@ -90,6 +90,14 @@ class Settings(BaseSettings):
         description="Under which name the DKIM key of the sender's domain stands (<selector>._domainkey.<domain>); "
         "`portal doctor` looks it up.",
     )
+    pg_bin: str = Field(
+        default="",
+        description="Folder with pg_dump and pg_restore, for backups. Unset: of the server's version, or on the PATH.",
+    )
+    metrics_token: SecretStr = Field(
+        default=SecretStr(""),
+        description="Lets a monitor on another machine read /metrics, as a bearer token; this machine may anyway.",
+    )
     threads: int = Field(default=16, ge=1, le=200, description="Database threads, and connections.")
     log_format: Literal["json", "text"] = Field(
         default="json", description="json for machines, text for people."

@@ -167,8 +167,10 @@ class Request(Shape):
     reference: str = Field(examples=["K7M-2QX"])
     wish: str = Field(description="What is asked for: cancel_now, pause, update_payment_method, refund …")
     status: Literal["open", "done", "declined", "withdrawn"]
-    account: Id
-    customer: Id
+    account: Id | None = Field(description="None: the order that somebody looks for was not found.")
+    customer: Id | None = Field(
+        description="None: who asks has not signed in, and nobody has proved `email`."
+    )
     email: str
     subject: Id = Field(description="The subscription or the payment that it is about.")
     what: str = Field(description="The title of that.")
@@ -298,8 +300,8 @@ def request(row: models.Request, email: str) -> Request:
         reference=row.reference,
         wish=row.kind,
         status=status,
-        account=id_text(row.account_id),
-        customer=id_text(row.customer_id),
+        account=id_text(row.account_id) if row.account_id is not None else None,
+        customer=id_text(row.customer_id) if row.customer_id is not None else None,
         email=email,
         subject=id_text(row.subject_id),
         what=row.what,

@@ -2,14 +2,16 @@
 matter: whatever comes late, twice or out of order, the rows end up the same."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any
 
 from sqlalchemy import Table, and_, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, make_transient_to_detached
+from sqlalchemy.orm.attributes import instance_state, manager_of_class, set_attribute
 from sqlmodel import col
 
 from portal import clock, models, names
@@ -43,14 +45,6 @@ class Change:
     after: str
 
 
-_TABLES: dict[type[Record], type[models._Mirrored]] = {
-    CustomerRecord: models.RemoteCustomer,
-    OrderRecord: models.Order,
-    SubscriptionRecord: models.Subscription,
-    PaymentRecord: models.Payment,
-    RefundRecord: models.Refund,
-    InvoiceRecord: models.Invoice,
-}
 _OWNED = (models.Order, models.Subscription, models.Payment, models.Invoice)
 _RENAMED = {
     "customer": "remote_customer",
@@ -62,73 +56,195 @@ _RENAMED = {
 _NOT_FIELDS = {"remote_id", "knows", "updated_at", "document_url"}
 
 
-def apply(db: Session, account: models.Account, snapshot: Snapshot) -> list[Change]:
-    """Write what a processor says into rows; returns what was touched. Newest wins, field by field."""
-    changes = []
-    touched: list[models._Mirrored] = []
-    records: Iterable[Record] = (
-        *snapshot.customers,
-        *snapshot.subscriptions,
-        *snapshot.orders,
-        *snapshot.payments,
-        *snapshot.refunds,
-        *snapshot.invoices,
-    )
-    for record in records:
-        row, before = _merge(db, account, record, snapshot.as_of)
-        touched.append(row)
-        changes.append(
-            Change(type(row).__tablename__, row.id, before, getattr(row, "status", ""))  # type: ignore[arg-type]
-        )
+def apply(db: Session, account: models.Account, snapshot: Snapshot, fetched: bool = True) -> list[Change]:
+    """Write what a processor says into rows; returns what was touched. Newest wins, field by field.
+
+    `fetched`: it was asked about just these objects. A list or a notice (False) brings nothing back that has ended: it
+    only has us ask.
+    """
+    changes: list[Change] = []
+    touched: list[_Touched] = []
+    for model, records in (
+        (models.RemoteCustomer, snapshot.customers),
+        (models.Subscription, snapshot.subscriptions),
+        (models.Order, snapshot.orders),
+        (models.Payment, snapshot.payments),
+        (models.Refund, snapshot.refunds),
+        (models.Invoice, snapshot.invoices),
+    ):
+        if records:
+            changes += _write(db, account, model, records, snapshot.as_of, fetched, touched)
     db.flush()
-    _sum_refunds(db, account, touched)
-    for row in touched:
-        settle(db, account, row)
+    _sum_refunds(db, account, [one.row for one in touched])
+    _pass_on(db, account, touched)
     return changes
+
+
+@dataclass(frozen=True, slots=True)
+class _Touched:
+    """A row of which a snapshot spoke, and whose it was before."""
+
+    row: models._Mirrored
+    owner: int | None
+
+
+def _write(
+    db: Session,
+    account: models.Account,
+    model: type[models._Mirrored],
+    records: Sequence[Record],
+    as_of: datetime,
+    fetched: bool,
+    touched: list[_Touched],
+) -> list[Change]:
+    """Records of one table: those that are known under their locks, the others in one insert, whole."""
+    ids = sorted({record.remote_id for record in records})
+    known = _locked(db, account, model, ids)
+    fresh = {one: _blank(account, model, one, as_of) for one in ids if one not in known}
+    rows = known | fresh
+    whose = {one: row.customer_id for one, row in rows.items()}
+    new, told = set(fresh), {}
+    for number, record in enumerate(records):
+        told[number] = _merge(rows[record.remote_id], record.remote_id in new, record, as_of, fetched)
+        new.discard(record.remote_id)
+    _give_owners(db, account, list(rows.values()))
+    late = _insert(db, model, fresh)
+    if late:  # somebody else has inserted these meanwhile
+        theirs = _locked(db, account, model, late)
+        rows |= theirs
+        whose |= {one: row.customer_id for one, row in theirs.items()}
+        for number, record in enumerate(records):
+            if record.remote_id in theirs:
+                told[number] = _merge(rows[record.remote_id], False, record, as_of, fetched)
+        _give_owners(db, account, list(theirs.values()))
+    touched += [_Touched(rows[one], whose[one]) for one in ids]
+    return [
+        Change(model.__tablename__, rows[record.remote_id].id, *told[number])  # type: ignore[arg-type]
+        for number, record in enumerate(records)
+    ]
+
+
+def _locked(
+    db: Session, account: models.Account, model: type[models._Mirrored], remote_ids: Sequence[str]
+) -> dict[str, models._Mirrored]:
+    """The rows that there are, locked in an order that is always the same."""
+    found = (
+        select(model)
+        .where(col(model.account_id) == account.id, col(model.remote_id).in_(remote_ids))
+        .order_by(col(model.remote_id))
+        .with_for_update()
+    )
+    return {row.remote_id: row for row in db.execute(found).scalars()}
+
+
+def _blank(
+    account: models.Account, model: type[models._Mirrored], remote_id: str, as_of: datetime
+) -> models._Mirrored:
+    """A row that is in no session yet; made as the mapper makes one that it loads, which takes a tenth of the time."""
+    row: models._Mirrored = manager_of_class(model).new_instance()
+    row.__dict__.update(
+        _defaults(model),
+        id=new_id(),
+        portal_id=account.portal_id,
+        account_id=account.id,
+        remote_id=remote_id,
+        placed_at=as_of,
+        as_of=as_of,
+        stamps={},
+    )
+    return row
+
+
+@cache
+def _defaults(model: type[models._Mirrored]) -> dict[str, Any]:
+    """What stands in a row of which nothing is known. No list in it is ever changed in its place."""
+    found = {
+        name: None if field.is_required() else field.default for name, field in model.model_fields.items()
+    }
+    return {**found, **_DEFAULTS.get(model, {})}
+
+
+def _put(row: models._Mirrored, name: str, value: Any) -> None:
+    """Set a field, past the checks of the model class: the values are our own."""
+    if getattr(row, name) == value:
+        return
+    if instance_state(row).key is None:
+        row.__dict__[name] = value
+    else:
+        set_attribute(row, name, value)
+
+
+def _insert(db: Session, model: type[models._Mirrored], fresh: Mapping[str, models._Mirrored]) -> list[str]:
+    """Insert what is not there yet; the ids of those that are there by now all the same."""
+    if not fresh:
+        return []
+    table: Table = model.__table__  # type: ignore[attr-defined]
+    names = [column.key for column in table.columns]
+    values = [{name: getattr(fresh[one], name) for name in names} for one in sorted(fresh)]
+    statement = _dialect(db).insert(table).on_conflict_do_nothing().returning(table.c.remote_id)
+    mine = set(db.execute(statement, values).scalars())
+    for one in mine:
+        make_transient_to_detached(fresh[one])
+        db.add(fresh[one])
+    return sorted(set(fresh) - mine)
 
 
 def _sum_refunds(db: Session, account: models.Account, touched: list[models._Mirrored]) -> None:
     """What was paid back of a payment, where the processor tells refunds alone and never their sum."""
-    remotes = {row.payment_remote for row in touched if isinstance(row, models.Refund)}
-    remotes |= {row.remote_id for row in touched if isinstance(row, models.Payment)}
+    mine = {row.remote_id: row for row in touched if isinstance(row, models.Payment)}
+    others = {row.payment_remote for row in touched if isinstance(row, models.Refund)} - {None, *mine}
     found = models.Payment
-    for payment in db.execute(
-        select(found).where(
-            col(found.account_id) == account.id,
-            col(found.remote_id).in_([remote for remote in remotes if remote]),
-            col(found.status).in_(("paid", "partially_refunded", "refunded")),
-        )
-    ).scalars():
-        if payment.stamps.get("refunded", payment.stamps.get("*", -1)) >= 0:
-            continue  # the processor has told the sum
-        refunds = db.execute(
-            select(col(models.Refund.amount_minor)).where(
-                col(models.Refund.account_id) == account.id,
-                col(models.Refund.payment_remote) == payment.remote_id,
-                col(models.Refund.status) == "sent",
-            )
+    payments = list(mine.values())
+    if others:
+        payments += db.execute(
+            select(found).where(col(found.account_id) == account.id, col(found.remote_id).in_(others))
         ).scalars()
-        total = sum(minor or 0 for minor in refunds)
+    wanted = [
+        one
+        for one in payments
+        if one.status in ("paid", "partially_refunded", "refunded")
+        and one.stamps.get("refunded", one.stamps.get("*", -1)) < 0  # else the processor has told the sum
+    ]
+    if not wanted:
+        return
+    refund = models.Refund
+    sums: dict[str | None, int] = {}
+    for remote, minor in db.execute(
+        select(col(refund.payment_remote), col(refund.amount_minor)).where(
+            col(refund.account_id) == account.id,
+            col(refund.payment_remote).in_([one.remote_id for one in wanted]),
+            col(refund.status) == "sent",
+        )
+    ):
+        sums[remote] = sums.get(remote, 0) + (minor or 0)
+    for payment in wanted:
+        total = sums.get(payment.remote_id, 0)
         if total and payment.amount_minor:
             payment.refunded_minor = total
             payment.status = "refunded" if total >= payment.amount_minor else "partially_refunded"
 
 
 def _merge(
-    db: Session, account: models.Account, record: Record, as_of: datetime
-) -> tuple[models._Mirrored, str | None]:
-    model = _TABLES[type(record)]
-    row, is_new = _row(db, account, model, record.remote_id, as_of)
+    row: models._Mirrored, is_new: bool, record: Record, as_of: datetime, fetched: bool = True
+) -> tuple[str | None, str]:
+    """Put what a record says into its row; the status before (None: it is new) and after."""
     before = None if is_new else getattr(row, "status", None)
+    known = _defaults(type(row))
     stamp = _microseconds(as_of)
-    names = [field.name for field in fields(record) if field.name not in _NOT_FIELDS]
+    names = _told_by(type(record))
     stamps = {name: row.stamps.get(name, row.stamps.get("*", -1)) for name in names}
+    doubtful = _brings_back(row, record, stamp) and not fetched
+    _note(row, record, as_of, fetched, doubtful)
     for name in names:
         if record.knows is not None and name not in record.knows:
+            continue
+        if doubtful and name in ("status", "raw_status", "ended_at"):
             continue
         if name in ("cancels_at", "next_payment") and _is_promised(row, as_of):
             continue  # what it does not show it does not deny
         value = getattr(record, name)
+        if name == "created_at" and not fetched and row.created_at and (value or as_of) > row.created_at:
+            continue  # a list that was read in part: what it is made of began earlier
         if name == "status":
             if value is None:
                 continue
@@ -138,15 +254,58 @@ def _merge(
         if stamp < last or (stamp == last and _canonical(columns) <= _canonical_row(row, columns)):
             continue
         for column, content in columns.items():
-            if column in type(row).model_fields:
-                setattr(row, column, content)
+            if column in known:
+                _put(row, column, content)
         stamps[name] = stamp
         if name == "status" and isinstance(row, models.Subscription) and value in ("active", "trialing"):
             row.ended_here_at = None  # it was brought back at the processor
-    row.stamps = _compact(stamps)
-    row.as_of = max(row.as_of, as_of)
-    row.placed_at = row.created_at or min(row.placed_at, as_of)
-    return row, before
+    _put(row, "stamps", _compact(stamps))
+    _put(row, "as_of", max(row.as_of, as_of))
+    _put(row, "placed_at", row.created_at or min(row.placed_at, as_of))
+    return before, getattr(row, "status", "")
+
+
+# What has ended stays so, unless the processor says otherwise when it is asked about just that.
+ENDED: dict[type[models._Mirrored], frozenset[str]] = {
+    models.Order: frozenset({"refunded", "cancelled", "expired"}),
+    models.Subscription: frozenset({"cancelled", "expired"}),
+    models.Payment: frozenset({"refunded", "cancelled", "expired"}),
+    models.Refund: frozenset({"failed", "cancelled"}),
+    models.Invoice: frozenset({"void"}),
+}
+
+
+def _brings_back(row: models._Mirrored, record: Record, stamp: int) -> bool:
+    """Whether a record says, later than what we know, that something goes on which has ended."""
+    ended, status = ENDED.get(type(row), frozenset()), getattr(record, "status", None)
+    if not status or status in ended or getattr(row, "status", None) not in ended:
+        return False
+    if record.knows is not None and "status" not in record.knows:
+        return False
+    if isinstance(row, models.Payment) and row.stamps.get("refunded", row.stamps.get("*", -1)) < 0:
+        return False  # the sum is our own, and is made again
+    return stamp >= row.stamps.get("status", row.stamps.get("*", -1))
+
+
+def _note(row: models._Mirrored, record: Record, as_of: datetime, fetched: bool, doubtful: bool) -> None:
+    """Whether a row is to be asked about, and whether the processor knows it."""
+    tells = getattr(record, "status", None) and (record.knows is None or "status" in record.knows)
+    if doubtful:
+        row.doubted_at = row.doubted_at or as_of
+    elif row.doubted_at and fetched and tells and as_of >= row.doubted_at:
+        row.doubted_at = None
+    if row.missing_at and as_of > row.missing_at:
+        row.missing_at = None
+
+
+_told: dict[type[Record], tuple[str, ...]] = {}
+
+
+def _told_by(sort: type[Record]) -> tuple[str, ...]:
+    """The fields of a record that are kept, found once."""
+    if sort not in _told:
+        _told[sort] = tuple(field.name for field in fields(sort) if field.name not in _NOT_FIELDS)
+    return _told[sort]
 
 
 def _word(row: models._Mirrored, status: str, as_of: datetime) -> str:
@@ -165,6 +324,36 @@ def _is_promised(row: models._Mirrored, as_of: datetime) -> bool:
     if not isinstance(row, models.Subscription) or row.promised_until is None:
         return False
     return as_of < row.promised_until
+
+
+def spoken(row: models._Mirrored) -> dict[str, Any]:
+    """What the processor has said of an object, by column; nothing of the fields that it never spoke of."""
+    silent = {name for name, stamp in row.stamps.items() if stamp < 0}
+    named = [field.name for field in fields(_RECORDS[type(row)]) if field.name not in _NOT_FIELDS]
+    told = [name for name in named if name not in silent and (name in row.stamps or "*" not in silent)]
+    columns = [column for name in told for column in _columns(name, () if name == "lines" else None)]
+    return {column: getattr(row, column) for column in columns if column in type(row).model_fields}
+
+
+def in_light_of(row: models._Mirrored, said: Mapping[str, Any], as_of: datetime) -> dict[str, Any]:
+    """What a processor says, as it would be written into a row, by what we keep there beside it."""
+    found = dict(said)
+    if "status" in found:
+        found["status"] = _word(row, found["status"], as_of)
+    if _is_promised(row, as_of):
+        for name in ("cancels_at", *_columns("next_payment", None)):
+            found.pop(name, None)
+    return found
+
+
+_RECORDS: dict[type[models._Mirrored], type[Record]] = {
+    models.RemoteCustomer: CustomerRecord,
+    models.Order: OrderRecord,
+    models.Subscription: SubscriptionRecord,
+    models.Payment: PaymentRecord,
+    models.Refund: RefundRecord,
+    models.Invoice: InvoiceRecord,
+}
 
 
 def ref_of(row: models.Subscription | models.Payment) -> Ref:
@@ -215,29 +404,11 @@ def ref_of(row: models.Subscription | models.Payment) -> Ref:
 
 def _compact(stamps: dict[str, int]) -> dict[str, int]:
     """Most fields share one moment: that one stands under "*"."""
-    usual = max(stamps.values(), key=list(stamps.values()).count)
+    values = list(stamps.values())
+    if values.count(values[0]) == len(values):
+        return {"*": values[0]}
+    usual = max(values, key=values.count)
     return {"*": usual} | {name: stamp for name, stamp in stamps.items() if stamp != usual}
-
-
-def _row(
-    db: Session, account: models.Account, model: type[models._Mirrored], remote_id: str, as_of: datetime
-) -> tuple[models._Mirrored, bool]:
-    fresh = insert_once(
-        db,
-        model.__table__,  # type: ignore[attr-defined]
-        {
-            "id": new_id(),
-            "portal_id": account.portal_id,
-            "account_id": account.id,
-            "remote_id": remote_id,
-            "placed_at": as_of,
-            "as_of": as_of,
-            "stamps": {},
-            **_DEFAULTS.get(model, {}),
-        },
-    )
-    found = select(model).where(col(model.account_id) == account.id, col(model.remote_id) == remote_id)
-    return db.execute(found.with_for_update()).scalar_one(), fresh
 
 
 _DEFAULTS: dict[type[models._Mirrored], dict[str, Any]] = {
@@ -252,10 +423,13 @@ _DEFAULTS: dict[type[models._Mirrored], dict[str, Any]] = {
 
 def insert_once(db: Session, table: Table, values: dict[str, Any]) -> bool:
     """Insert a row unless one with the same unique key stands already; True where it was inserted."""
-    dialect = postgresql if db.get_bind().dialect.name == "postgresql" else sqlite
-    statement = dialect.insert(table).values(values).on_conflict_do_nothing()
+    statement = _dialect(db).insert(table).values(values).on_conflict_do_nothing()
     # PostgreSQL's driver counts no rows here.
     return db.execute(statement.returning(*table.primary_key.columns)).first() is not None
+
+
+def _dialect(db: Session) -> Any:
+    return postgresql if db.get_bind().dialect.name == "postgresql" else sqlite
 
 
 def _columns(name: str, value: Any) -> dict[str, Any]:
@@ -357,6 +531,141 @@ def settle(db: Session, account: models.Account, row: models._Mirrored) -> None:
             one.customer_id = owner(db, account, one)
 
 
+def _pass_on(db: Session, account: models.Account, touched: Sequence[_Touched]) -> None:
+    """`settle` for all rows of a snapshot: what hangs on them is theirs too. Their own owners they have already."""
+    customers = [one.row.remote_id for one in touched if isinstance(one.row, models.RemoteCustomer)]
+    hanging = [
+        _Touched(row, row.customer_id)
+        for model in _OWNED
+        for row in _hanging(db, account, model, models.RemoteCustomer, model.remote_customer, customers)
+    ]
+    _give_owners(db, account, [one.row for one in hanging])
+    db.flush()
+    payment = models.Payment
+    for source, link in (
+        (models.Subscription, payment.subscription_remote),
+        (models.Order, payment.order_remote),
+    ):
+        mine = [one for one in (*touched, *hanging) if isinstance(one.row, source)]
+        moved = [one.row.remote_id for one in mine if one.row.customer_id != one.owner]
+        nameless = and_(col(payment.email).is_(None), col(payment.remote_customer).is_(None))
+        loose = or_(col(payment.customer_id).is_(None), nameless, col(source.remote_id).in_(moved))
+        names = [one.row.remote_id for one in mine]
+        _give_owners(db, account, list(_hanging(db, account, payment, source, link, names, loose)))
+
+
+def _hanging(
+    db: Session,
+    account: models.Account,
+    model: type[models._Mirrored],
+    source: type[models._Mirrored],
+    link: Any,
+    remote_ids: Sequence[str],
+    *where: Any,
+) -> Sequence[models._Mirrored]:
+    """Rows that name one of these and are not of the same person as that one."""
+    if not remote_ids:
+        return []
+    joins = and_(col(source.account_id) == col(model.account_id), col(source.remote_id) == col(link))
+    found = (
+        select(model)
+        .join(source, joins)
+        .where(
+            col(model.account_id) == account.id,
+            col(link).in_(remote_ids),
+            col(model.customer_id).is_distinct_from(col(source.customer_id)),
+            *where,
+        )
+        .order_by(col(model.remote_id))
+    )
+    return db.execute(found).scalars().all()
+
+
+def _give_owners(db: Session, account: models.Account, rows: Sequence[models._Mirrored]) -> None:
+    """`owner` for many rows, with a few questions for all of them."""
+    left = []
+    for row in rows:
+        if isinstance(row, models.Refund):
+            continue
+        if row.said_id is not None:
+            _put(row, "customer_id", owner(db, account, row))
+        else:
+            left.append(row)
+    whose: dict[int, int] = {}
+    named = {row.remote_customer for row in left if row.remote_customer}
+    by_customer = _owners_of(db, account, models.RemoteCustomer, named)
+    for row in left:
+        if (known := by_customer.get(row.remote_customer or "")) is not None:
+            whose[row.id] = known
+    names: dict[str, str | None] = {}
+    for row in left:
+        if row.id not in whose and (address := normalized(row.email)) is not None:
+            name = row.name if isinstance(row, models.RemoteCustomer) else None
+            names[address] = names.get(address) or name
+    people = _people(db, account, names)
+    for row in left:
+        if row.id not in whose and (known := people.get(normalized(row.email) or "")) is not None:
+            whose[row.id] = known
+    for model, name in ((models.Order, "order_remote"), (models.Subscription, "subscription_remote")):
+        links = {row.id: getattr(row, name, None) for row in left if row.id not in whose}
+        by_link = _owners_of(db, account, model, {link for link in links.values() if link})
+        whose |= {row_id: by_link[link] for row_id, link in links.items() if link in by_link}
+    for row in left:
+        _put(row, "customer_id", whose.get(row.id))
+
+
+def _owners_of(
+    db: Session, account: models.Account, model: type[models._Mirrored], remote_ids: Collection[str]
+) -> dict[str, int]:
+    if not remote_ids:
+        return {}
+    found = db.execute(
+        select(col(model.remote_id), col(model.customer_id)).where(
+            col(model.account_id) == account.id,
+            col(model.remote_id).in_(remote_ids),
+            col(model.customer_id).is_not(None),
+        )
+    )
+    return {remote: customer_id for remote, customer_id in found if customer_id is not None}
+
+
+def _people(db: Session, account: models.Account, wanted: Mapping[str, str | None]) -> dict[str, int]:
+    """`_person` for many addresses, which are `normalized`, with names where these are known."""
+    table = facts(account.processor)
+    names_of = {one: name for one, name in wanted.items() if not table.is_placeholder(one)}
+    if not names_of:
+        return {}
+    row = models.Customer
+    known = (
+        select(col(row.email), col(row.id), col(row.name))
+        .where(col(row.portal_id) == account.portal_id, col(row.email).in_(names_of))
+        .order_by(col(row.email))
+    )
+    found = {one.email: one for one in db.execute(known)}
+    if missing := sorted(set(names_of) - set(found)):
+        customers(db, account.portal_id, {one: names_of[one] for one in missing})
+        found = {one.email: one for one in db.execute(known)}
+    named = [
+        (one.id, address, name)
+        for address, one in found.items()
+        if (name := names_of[address]) and not one.name
+    ]
+    if named:
+        names.rename(db, account.portal_id, named)
+    ids = {address: one.id for address, one in found.items()}
+    join = models.Join
+    joins = db.execute(
+        select(col(join.from_id), col(join.into_id)).where(
+            col(join.portal_id) == account.portal_id,
+            col(join.from_id).in_(ids.values()),
+            col(join.proved_at).is_not(None),
+            col(join.undone_at).is_(None),
+        )
+    )
+    into = {one.from_id: one.into_id for one in joins}
+    return {address: into.get(one, one) for address, one in ids.items()}
+
+
 def owner(db: Session, account: models.Account, row: models._Mirrored) -> int | None:
     """The person of a row: by the merchant's word, which stands until they take it back; else by the processor's record
     of its customer, else by its own address, else by its links."""
@@ -416,13 +725,24 @@ def _by_remote(
 def _person(db: Session, account: models.Account, email: str | None, name: str | None) -> int | None:
     """The person with this address in the portal, made where there is none. Placeholders are nobody."""
     address = normalized(email)
-    if address is None or address in facts(account.processor).no_email:
+    if address is None or facts(account.processor).is_placeholder(address):
         return None
     person = customer(db, account.portal_id, address)
     if name and not person.name:
         db.execute(update(models.Customer).where(col(models.Customer.id) == person.id).values(name=name))
         names.write(db, person.portal_id, person.id, person.email, name)
     return joined(db, account.portal_id, person.id)
+
+
+def customers(db: Session, portal_id: int, wanted: Mapping[str, str | None]) -> None:
+    """The customers with these addresses, which are `normalized`, with their names; made where there are none."""
+    table: Table = models.Customer.__table__  # type: ignore[attr-defined]
+    ids = {one: new_id() for one in sorted(wanted)}
+    more = {"portal_id": portal_id, "created_at": clock.now(), "keyed": True}
+    rows = [{"id": ids[one], "email": one, "name": wanted[one], **more} for one in ids]
+    statement = _dialect(db).insert(table).on_conflict_do_nothing().returning(table.c.id)
+    made = set(db.execute(statement, rows).scalars())
+    names.write_new(db, portal_id, [(ids[one], one, wanted[one]) for one in ids if ids[one] in made])
 
 
 def customer(db: Session, portal_id: int, address: str) -> models.Customer:

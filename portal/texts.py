@@ -34,7 +34,7 @@ def extract_facts(
     """For `pybabel extract`: what people read of a fact table. Customers read steps and the reasons why not, merchants
     what is asked for and what may be switched on."""
     table = tomllib.load(fileobj)
-    for asked in (*table["credentials"], *table.get("options", {}).values()):
+    for asked in (*table["credentials"], *table.get("options", {}).values(), *table.get("files", [])):
         yield from ((1, "gettext", asked[name], []) for name in ("label", "help"))
     for capability in table["capabilities"].values():
         shapes: list[dict[str, Any]] = [capability, *capability.get("when", [])]

@@ -1,16 +1,23 @@
 """What the command line does with the database: the first link, answering requests, sealing keys anew."""
 
+import contextlib
 import json
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
+import typer
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 from sqlmodel import col
 
-from portal import clock, merchants, models, requests
+from portal import clock, imports, merchants, models, reconcile, requests, sheetfile, sheetrows, sheets, work
+from portal.connect import open_gateway
 from portal.db import Database
+from portal.gateways.base import GatewayError, Pace, Snapshot
+from portal.ids import id_text, parse_id
 from portal.settings import Settings
 from portal.vault import Vault
 
@@ -140,6 +147,52 @@ def merchants_text(settings: Settings) -> str:
     return "\n".join(_with_database(settings, lambda database: database.read_now(read))) or "Nobody yet."
 
 
+# Accounts
+
+
+async def reconcile_account(settings: Settings, named: str, fix: bool) -> reconcile.Result:
+    """Compare an account with its processor, and keep how many differences there were."""
+    database = Database(settings.database_url, threads=2)
+    try:
+        account = await database.read(_account, named)
+        gateway = open_gateway(
+            settings, Vault(settings.master_keys.get_secret_value()), account, patient=True
+        )
+        gateway.pace = Pace(imports.pace_of(account))
+
+        async def take(account: models.Account, snapshot: Snapshot, fetched: bool) -> None:
+            await database.write(work.taken, account, snapshot, fetched, clock.now())
+
+        try:
+            result = await reconcile.run(database, gateway, account, take if fix else None)
+        except GatewayError as error:
+            raise RuntimeError(error.hint or error.customer) from error
+        finally:
+            await gateway.aclose()
+        await database.write(reconcile.note, account, result, clock.now())
+        return result
+    finally:
+        database.dispose()
+
+
+def _account(db: Session, named: str) -> models.Account:
+    """An account by its id, or by its name where that is the only one."""
+    row, number = models.Account, parse_id(named) or (int(named) if named.isdecimal() else None)
+    found = list(
+        db.execute(
+            select(row).where((col(row.id) == number) if number else (col(row.label) == named)).limit(20)
+        ).scalars()
+    )
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise RuntimeError(
+            f"There is no account {named}. Its id stands in the address of its page under Processors."
+        )
+    ids = ", ".join(id_text(one.id) for one in found)
+    raise RuntimeError(f"Several accounts are called {named}. Say which by its id: {ids}.")
+
+
 # Requests
 
 
@@ -217,8 +270,8 @@ def _shown(db: Session, row: models.Request) -> dict[str, Any]:
     return {
         "reference": row.reference,
         "portal": db.get_one(models.Portal, row.portal_id).slug,
-        "processor": db.get_one(models.Account, row.account_id).processor,
-        "customer": db.get_one(models.Customer, row.customer_id).email,
+        "processor": db.get_one(models.Account, row.account_id).processor if row.account_id else None,
+        "customer": db.get_one(models.Customer, row.customer_id).email if row.customer_id else row.contact,
         "kind": row.kind,
         "what": row.what,
         "words": row.words,
@@ -229,3 +282,101 @@ def _shown(db: Session, row: models.Request) -> dict[str, Any]:
         "late": row.told_late_at is not None,
         "history": row.history,
     }
+
+
+# Orders from a file
+
+
+@dataclass(frozen=True, slots=True)
+class FileChoice:
+    """What the command line says of a file."""
+
+    account: str | None = None
+    columns: tuple[str, ...] = ()  # email=E-Mail
+    decimal: str = ""
+    dates: str = ""
+    currency: str = ""
+    as_of: str = ""
+    own: bool = False
+
+
+def import_file(
+    settings: Settings, path: Path, slug: str, chosen: FileChoice, only_try: bool, problems: Path | None
+) -> int:
+    """Take a file in and go through it at once; the exit status. The same as on the page, and it is listed there."""
+
+    def run(database: Database) -> int:
+        portal_id, account_id = database.write_now(_where, slug, chosen.account)
+        if chosen.own and account_id is None:
+            raise RuntimeError("Name the account whose list it is: --account.")
+        try:
+            with path.open("rb") as file:
+                own_of = account_id if chosen.own else None
+                sheet_id = sheets.take(database, portal_id, file, path.name, "command line", own_of)
+            number = database.write_now(_begin, portal_id, sheet_id, account_id, chosen, only_try)
+        except (sheetfile.Unreadable, sheets.Refused) as error:
+            raise RuntimeError(str(error)) from None
+        except OSError as error:
+            raise RuntimeError(f"{path}: {error.strerror}") from None
+        while database.write_now(sheets.step, sheet_id, number, clock.now()):
+            pass
+        return _told(database, portal_id, sheet_id, only_try, problems)
+
+    return _with_database(settings, run)
+
+
+def _where(db: Session, slug: str, label: str | None) -> tuple[int, int | None]:
+    portal_id = db.execute(
+        select(col(models.Portal.id)).where(col(models.Portal.slug) == slug)
+    ).scalar_one_or_none()
+    if portal_id is None:
+        raise RuntimeError(f"There is no portal {slug}.")
+    if label is None:
+        return portal_id, None
+    try:
+        return portal_id, sheets.Accounts(db, portal_id, None).named(label).id
+    except sheets.Refused as error:
+        raise RuntimeError(str(error)) from None
+
+
+def _begin(
+    db: Session, portal_id: int, sheet_id: int, account_id: int | None, chosen: FileChoice, only_try: bool
+) -> int:
+    sheet = sheets.sheet_of(db, portal_id, sheet_id, lock=True)
+    assert sheet is not None
+    mapping = list(sheet.mapping)
+    for pair in chosen.columns:
+        ours, _sign, theirs = pair.partition("=")
+        places = [number for number, name in enumerate(sheet.header) if name.casefold() == theirs.casefold()]
+        if ours not in sheetrows.COLUMNS:
+            raise RuntimeError(f"There is no column {ours}; there are: {', '.join(sheetrows.COLUMNS)}.")
+        if not places:
+            raise RuntimeError(f"The file has no column {theirs}; it has: {', '.join(sheet.header)}.")
+        mapping = ["" if name == ours else name for name in mapping]
+        mapping[places[0]] = ours
+    choice = sheets.Choice(
+        tuple(mapping), account_id, chosen.decimal, chosen.dates, chosen.currency, chosen.as_of
+    )
+    return sheets.begin(db, sheet, choice, "checking" if only_try else "importing", clock.now())
+
+
+def _told(database: Database, portal_id: int, sheet_id: int, only_try: bool, problems: Path | None) -> int:
+    """Say what became of it, and let the rows go again."""
+    sheet = database.read_now(lambda db: db.get_one(models.Sheet, sheet_id))
+    counts = ("created", "changed", "unchanged", "refused")
+    typer.echo(", ".join(f"{name} {getattr(sheet, name)}" for name in counts))
+    after, shown = 0, 0
+    with problems.open("wb") if problems else contextlib.nullcontext() as out:
+        if out is not None:
+            out.write(sheets.PROBLEMS_HEAD)
+        while found := database.read_now(sheets.problems, portal_id, sheet_id, after, 500):
+            after = found[-1].id
+            if out is not None:
+                out.write(sheets.problem_lines(found))
+            for one in found[: max(0, 20 - shown)] if out is None else ():
+                shown += 1
+                typer.echo(f"line {one.line}: {one.column}: {one.sentence}", err=True)
+    if sheet.error:
+        typer.echo(f"portal: {sheet.error}", err=True)
+    database.write_now(lambda db: sheets.empty(db, db.get_one(models.Sheet, sheet_id), clock.now()))
+    return 1 if sheet.refused or sheet.error else 0

@@ -1,5 +1,6 @@
 """Deliveries of processors: stored as raw bytes, once, with the job that handles them."""
 
+import json
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
@@ -47,9 +48,38 @@ def store(
         )
         if fresh:
             new += 1
-            enqueue(db, "event", {"event": row_id, **_packed(event)}, now, f"event:{row_id}")
+            payload = {"event": row_id, **_packed(event)}
+            enqueue(db, "event", payload, now, f"event:{row_id}", account.id)
         else:
             _note_repeat(db, account.id, event.id, now)
+    return new
+
+
+def keep(db: Session, account: models.Account, events: Sequence[Event], now: datetime) -> list[Event]:
+    """Store what a processor has kept as if it had been delivered, each once; those that never came."""
+    row = models.Event
+    ids = [event.id[:255] for event in events]
+    came = select(col(row.event_id)).where(col(row.account_id) == account.id, col(row.event_id).in_(ids))
+    stored = set(db.execute(came).scalars())
+    new = []
+    for event in events:
+        row_id, packed = new_id(), _packed(event)
+        if event.id[:255] in stored:
+            continue
+        values = {
+            "id": row_id,
+            "portal_id": account.portal_id,
+            "account_id": account.id,
+            "event_id": event.id[:255],
+            "type": event.type[:255],
+            "headers": [],
+            "body": json.dumps(packed).encode(),
+            "received_at": now,
+            "asked_at": now,
+        }
+        if sync.insert_once(db, row.__table__, values):  # type: ignore[attr-defined]
+            new.append(event)
+            enqueue(db, "event", {"event": row_id, **packed}, now, f"event:{row_id}")
     return new
 
 

@@ -1,16 +1,18 @@
-"""The worker: everything that is to happen later. Jobs are claimed in batches under a lease, so that any number of
-workers may run and one that dies loses nothing."""
+"""The worker: everything that is to happen later. Jobs are claimed in batches under a short lease that is renewed while
+they are in hand, so that any number of workers may run, and what one that dies had in hand is soon another's."""
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Sequence
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
 import structlog
-from sqlalchemy import delete, func, or_, select, update
+from sqlalchemy import case, delete, func, or_, select, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 from sqlmodel import col
@@ -18,44 +20,65 @@ from sqlmodel import col
 from portal import (
     accounts,
     actions,
+    alarms,
+    checks,
     clock,
     desk,
     domains,
+    finding,
     guard,
+    imports,
     inbox,
+    keeping,
     letters,
     login,
     merchants,
     models,
     names,
+    outage,
     outgoing,
     passkeys,
     people,
     requests,
+    rescue,
     retention,
+    sheets,
     sync,
     webhooks,
 )
 from portal.connect import Disconnected, open_gateway
-from portal.db import Database
+from portal.db import Database, moment
 from portal.faults import places
 from portal.gateways import facts
 from portal.gateways.base import BadSignature, Event, Gone, Ref, Unavailable
+from portal.ids import new_id
 from portal.jobs import enqueue
 from portal.settings import Settings
 from portal.vault import Vault
 
 log = structlog.get_logger()
 
-BATCH = 20
-AWAY = 40  # of those below at a time
-ASIDE = ("deliver", "domain_look")  # wait for servers of merchants'; nothing else waits for them
-LOCK = timedelta(seconds=120)
+HANDS = 40  # jobs in hand at a time, those in ASIDE apart
+BATCH = 16
+# With so many in hand that ask one account or processor, no more of them are taken; nor while so many of an account
+# have been in hand for so many seconds. One that hangs holds up only its own.
+MOST_OF_ACCOUNT, MOST_OF_PROCESSOR = 8, 16
+MOST_SLOW, SLOW_S = 3, 3.0
+AWAY = 24  # of each kind below at a time
+# These wait for servers of merchants', or take long; nothing else waits for them.
+ASIDE = ("deliver", "domain_look", "find_person", "backfill", "sync", "night")
+LOCK = timedelta(seconds=15)  # so long after a worker died, what it had in hand is free
+RENEW_S = 4.0
+LONGEST_S = 3600.0  # for one job
 TRIES = 12
+DEATHS = 8  # so many workers may die over a job before it is set aside too
 BEAT = timedelta(seconds=10)
+OUTAGE = timedelta(seconds=30)  # after which a job is tried again that the database had no room or ear for
 SWEEP = timedelta(hours=1)
 ASKED_AT_SIGN_IN = 20  # subscriptions
 KEEP_JOBS = timedelta(days=14)
+STILL_NEWS = timedelta(days=2)  # that a payment failed which was not known before
+SHEET_S = 1.0  # of a file's rows in one go
 MOST_CHANGES = 50  # that are noted on an event
 
 _wake: asyncio.Event | None = None
@@ -74,6 +97,11 @@ class Claimed:
     kind: str
     payload: dict[str, Any]
     attempts: int
+    claim: int
+    deaths: int
+    account_id: int | None
+    processor: str | None
+    since: float  # by this process's own clock
 
 
 class Again(Exception):
@@ -81,6 +109,13 @@ class Again(Exception):
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
+
+
+class Deadly(Exception):
+    """A job over which one worker after the other has died."""
+
+    def __init__(self) -> None:
+        super().__init__("the worker ended each time in the middle of it")
 
 
 class Worker:
@@ -91,7 +126,7 @@ class Worker:
         self.database = database
         self.vault = Vault(settings.master_keys.get_secret_value())
         self._stop = False
-        self.at_work = asyncio.Lock()  # held while a batch is in hand
+        self.at_work = asyncio.Lock()  # held while a batch is taken
         self._handlers: dict[str, Callable[[dict[str, Any]], Awaitable[None]]] = {
             "event": self._event,
             "read_back": self._read_back,
@@ -106,11 +141,22 @@ class Worker:
             "deliver": self._deliver,
             "domain_look": self._domain_look,
             "settle_join": self._settle_join,
+            "find_person": self._find_person,
+            "find_order": self._find_order,
+            "sync": partial(self._keep, keeping.look),
+            "night": partial(self._keep, keeping.night),
+            "check": self._check,
+            "sheet": self._sheet,
         }
+        self.importer = imports.Importer(settings, database, self.vault, after_page)
+        self._hands: set[asyncio.Task[None]] = set()
         self._away: set[asyncio.Task[None]] = set()  # jobs of the kinds in ASIDE
+        self._held: dict[int, Claimed] = {}  # all of them, by their ids
+        self._mailing = False
+        self._left_out = False  # whether there may be due work that was not taken
 
     def stop(self) -> None:
-        self._stop = True
+        self._stop = self.importer.leaving = True
         nudge()
 
     async def run(self) -> None:
@@ -118,11 +164,17 @@ class Worker:
         global _wake, _loop
         _wake, _loop = asyncio.Event(), asyncio.get_running_loop()
         last_beat = last_sweep = None
+        renewing = asyncio.create_task(self._renew())
         while not self._stop:
             try:
                 now = clock.now()
                 if last_beat is None or abs(now - last_beat) >= BEAT:
+                    clock.follow(await self.database.clock_ahead())
+                    now = clock.now()
                     await self.database.write(_beat, now)
+                    await self.database.write(keeping.want, now)
+                    if not self.settings.demo:  # whose clock is moved by days: all is late and silent then
+                        await self.database.write(alarms.watch, now)
                     last_beat = now
                 if last_sweep is None or abs(now - last_sweep) >= SWEEP:
                     last_sweep = now  # also where it fails: the work is not to wait for it
@@ -130,9 +182,10 @@ class Worker:
                     await retention.sweep(self.database, now)
                     await names.sweep(self.database)
                 async with self.at_work:
-                    done = await self.once()
+                    done = len(await self._take())
             except DBAPIError as error:
-                log.error("the database is not to be had", error=type(error.orig).__name__)
+                if outage.trouble(error) is None:  # else it is said once, by what watches the database
+                    log.error("a statement failed", error=type(error.orig).__name__, at=places(error))
                 done = 0
                 await asyncio.sleep(2)
             except Exception as error:
@@ -144,20 +197,15 @@ class Worker:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(_wake.wait(), 0.5)
                 _wake.clear()
-        await asyncio.gather(*self._away)
+        await asyncio.gather(*self._hands, *self._away)
+        renewing.cancel()
+        await self.importer.aclose()
 
     async def once(self) -> int:
         """Carry out one batch of what is due; how many jobs it was."""
-        left = ASIDE if len(self._away) >= AWAY else ()
-        batch = await self.database.write(claim, clock.now(), BATCH, left)
-        mails = [job for job in batch if job.kind in letters.KINDS]
-        others = [job for job in batch if job.kind not in (*letters.KINDS, *ASIDE)]
-        for job in batch:
-            if job.kind in ASIDE:
-                task = asyncio.create_task(self._one(job))
-                self._away.add(task)
-                task.add_done_callback(self._away.discard)
-        await asyncio.gather(self._mails(mails), *(self._one(job) for job in others))
+        before = set(self._hands)
+        batch = await self._take()
+        await asyncio.gather(*(self._hands - before))
         return len(batch)
 
     async def drain(self) -> None:
@@ -165,41 +213,131 @@ class Worker:
         while await self.once() or self._away:
             await asyncio.gather(*self._away)
 
+    async def settled(self) -> None:
+        """Wait for what is in hand; whoever holds `at_work` sees to it that nothing is added."""
+        await asyncio.gather(*self._hands)
+
+    async def _take(self) -> list[Claimed]:
+        """Claim what there are free hands for, and begin it."""
+        free = HANDS - len(self._hands)
+        self._left_out = free < BATCH // 2
+        if self._left_out:
+            return []
+        away = Counter(job.kind for job in self._held.values())
+        left = [kind for kind in ASIDE if away[kind] >= AWAY]
+        left += letters.KINDS if self._mailing else ()
+        accounts, processors = self._busy()
+        self._left_out = bool(left or accounts or processors)
+        size = min(BATCH, free)
+        batch = await self.database.write(claim, clock.now(), size, left, accounts, processors)
+        self._held |= {job.id: job for job in batch}
+        for job in batch:
+            if job.kind not in letters.KINDS:
+                self._begin(self._away if job.kind in ASIDE else self._hands, partial(self._one, job), [job])
+        if mails := [job for job in batch if job.kind in letters.KINDS]:
+            self._mailing = True
+            self._begin(self._hands, partial(self._mails, mails), mails)
+        return batch
+
+    def _busy(self) -> tuple[list[int], list[str]]:
+        """The accounts and the processors of which no more is taken now."""
+        held = [job for job in self._held.values() if job.account_id is not None and job.kind not in ASIDE]
+        accounts = Counter(job.account_id for job in held)
+        slow = Counter(job.account_id for job in held if time.monotonic() - job.since > SLOW_S)
+        processors = Counter(job.processor for job in held if job.processor)
+        full = {one for one, count in accounts.items() if count >= MOST_OF_ACCOUNT}
+        full |= {one for one, count in slow.items() if count >= MOST_SLOW}
+        crowded = [one for one, count in processors.items() if count >= MOST_OF_PROCESSOR]
+        return [one for one in full if one is not None], crowded
+
+    def _begin(
+        self, among: set[asyncio.Task[None]], work: Callable[[], Awaitable[None]], jobs: list[Claimed]
+    ) -> None:
+        async def carry() -> None:
+            try:
+                await work()
+            except Exception as error:
+                # It could not even be written down: its lease runs out, and then it is due again.
+                log.error("a job was left as it was", kind=jobs[0].kind, error=type(error).__name__)
+            finally:
+                for job in jobs:
+                    self._held.pop(job.id, None)
+                if jobs[0].kind in letters.KINDS:
+                    self._mailing = False
+                if self._left_out:
+                    nudge()
+
+        task = asyncio.create_task(carry())
+        among.add(task)
+        task.add_done_callback(among.discard)
+
+    async def _renew(self) -> None:
+        """Keep what is in hand ours. A job may take its time; it is another's soon after this process has died."""
+        while True:
+            await asyncio.sleep(RENEW_S)
+            if self._held:
+                try:
+                    await self.database.write(renew, list(self._held.values()))
+                except DBAPIError as error:
+                    log.warning("leases not renewed", error=type(error.orig).__name__)
+
     async def _one(self, job: Claimed) -> None:
         handler = self._handlers.get(job.kind)
         try:
             if handler is None:
                 raise LookupError(f"no handler for {job.kind}")
-            await handler(job.payload)
+            if job.deaths > DEATHS:
+                raise Deadly
+            async with asyncio.timeout(LONGEST_S):
+                await handler(job.payload)
         except Again as again:
-            await self.database.write(postpone, job.id, clock.now() + timedelta(seconds=again.seconds))
+            await self.database.write(postpone, job, clock.now() + timedelta(seconds=again.seconds))
+        except Deadly as error:
+            await self.database.write(retry, job, str(error), clock.now(), True)
         except Disconnected:
             await self.database.write(_let_go, job, clock.now())
         except Unavailable as error:
             wait = max(error.retry_after or 0, _backoff(job.attempts))
             await self._retry(job, error.hint, wait)
         except Exception as error:
+            if outage.trouble(error) is not None:  # no fault of the job's, and nothing that counts against it
+                await self.database.write(postpone, job, clock.now() + OUTAGE)
+                return
             log.warning("job failed", kind=job.kind, job=job.id, error=type(error).__name__)
             await self._retry(job, f"{type(error).__name__}: {_plain(error)}", _backoff(job.attempts))
         else:
-            await self.database.write(finish, job.id, clock.now())
+            await self.database.write(finish, job, clock.now())
 
     async def _retry(self, job: Claimed, error: str, wait: float) -> None:
         await self.database.write(
-            retry, job.id, error[:500], clock.now() + timedelta(seconds=wait), job.attempts >= TRIES
+            retry, job, error[:500], clock.now() + timedelta(seconds=wait), job.attempts >= TRIES
         )
 
     async def _mails(self, jobs: list[Claimed]) -> None:
-        """All mails of a batch, over one connection."""
-        if not jobs:
-            return
+        """All mails of a batch, over one connection; each is written down as sent as soon as it is taken."""
+        noted: set[int] = set()
+
+        async def taken(number: int) -> None:
+            while number not in noted:
+                try:
+                    await self.database.write(finish, jobs[number], clock.now())
+                    noted.add(number)
+                except DBAPIError:
+                    if self._stop:
+                        raise
+                    await asyncio.sleep(1)  # it is with the mail server: it is not to go out again
+
         last = {number for number, job in enumerate(jobs) if job.attempts >= TRIES}
-        results = await letters.send(self.database, self.settings, [(j.kind, j.payload) for j in jobs], last)
-        for job, result in zip(jobs, results, strict=True):
+        wanted = [(job.kind, job.payload) for job in jobs]
+        ids = [job.id for job in jobs]
+        results = await letters.send(self.database, self.settings, wanted, last, ids, taken)
+        for number, (job, result) in enumerate(zip(jobs, results, strict=True)):
+            if number in noted:
+                continue
             if result is None:
-                await self.database.write(finish, job.id, clock.now())
+                await self.database.write(finish, job, clock.now())
             elif result.permanent:
-                await self.database.write(retry, job.id, result.error, clock.now(), True)
+                await self.database.write(retry, job, result.error, clock.now(), True)
             else:
                 await self._retry(job, result.error, _backoff(job.attempts))
 
@@ -213,10 +351,26 @@ class Worker:
     async def _settle_join(self, payload: dict[str, Any]) -> None:
         await self.database.write(people.settle_join, payload["join"])
 
+    async def _find_person(self, payload: dict[str, Any]) -> None:
+        """Somebody typed an address that no row knows: ask the processors, then do what waits for it."""
+        known, again = await finding.look(
+            self.database, self.settings, self.vault, payload["ask"], _found_person
+        )
+        if again is not None:
+            raise Again(again)
+        if known:
+            kind, then = payload["then"]
+            await self.database.write(enqueue, kind, then, clock.now(), None)
+            nudge()
+
+    async def _find_order(self, payload: dict[str, Any]) -> None:
+        await self.database.write(rescue.decide, payload["ask"], clock.now())
+        nudge()
+
     async def _event(self, payload: dict[str, Any]) -> None:
         account = await self.database.read(_account_of_event, payload["event"])
         event = await self.database.read(_with_what_we_know, account.id, webhooks.unpacked(payload))
-        gateway = open_gateway(self.settings, self.vault, account, patient=True)
+        gateway, asked = open_gateway(self.settings, self.vault, account, patient=True), clock.now()
         try:
             snapshot = await gateway.refetch(event)
         except (Gone, BadSignature) as error:
@@ -225,21 +379,43 @@ class Worker:
             return
         finally:
             await gateway.aclose()
+        # What the notice itself tells is of when it was written.
+        fetched = snapshot is not None and snapshot.as_of >= asked
+        await self.database.write(self._carried_out, account, payload["event"], snapshot, fetched)
+
+    def _carried_out(
+        self, db: Session, account: models.Account, event_id: int, snapshot: Any, fetched: bool
+    ) -> None:
+        """The rows and all that follows from them at once: who looks again after a crash would see no change."""
         changes: list[sync.Change] = []
         if snapshot is not None:
-            changes = await self.database.write(self._write, account, snapshot)
-            await self.database.write(_follow, account, changes, clock.now())
+            changes = self._write(db, account, snapshot, fetched)
+            _follow(db, account, changes, clock.now())
             if told := " ".join(text for text in (snapshot.tell, snapshot.ask) if text):
-                await self.database.write(_tell_merchant, account, payload["event"], told, clock.now())
-        await self.database.write(_handled, payload["event"], clock.now(), None, changes)
+                _tell_merchant(db, account, event_id, told, clock.now())
+        _handled(db, event_id, clock.now(), None, changes)
 
-    def _write(self, db: Session, account: models.Account, snapshot: Any) -> list[sync.Change]:
-        changes = sync.apply(db, account, snapshot)
+    def _write(
+        self, db: Session, account: models.Account, snapshot: Any, fetched: bool = True
+    ) -> list[sync.Change]:
+        changes = sync.apply(db, account, snapshot, fetched)
         db.flush()
         for change in changes:
             if change.table == "subscription":
                 actions.settle(db, change.id, clock.now())
         return changes
+
+    async def _keep(self, look: Callable[..., Awaitable[float | None]], payload: dict[str, Any]) -> None:
+        wait = await look(self.database, self.settings, self.vault, payload["account"], self.take)
+        if wait is not None:
+            raise Again(wait)
+
+    async def _check(self, payload: dict[str, Any]) -> None:
+        await checks.look(self.database, self.settings, self.vault, payload, self.take)
+
+    async def take(self, account: models.Account, snapshot: Any, fetched: bool) -> None:
+        await self.database.write(taken, account, snapshot, fetched, clock.now())
+        nudge()
 
     async def _read_back(self, payload: dict[str, Any]) -> None:
         again = await actions.read_back(self.database, self.settings, self.vault, payload["action"])
@@ -271,8 +447,10 @@ class Worker:
             return
         finally:
             await gateway.aclose()
-        changes = await self.database.write(self._write, account, snapshot)
-        await self.database.write(_follow, account, changes, clock.now())
+        await self.database.write(self._looked, account, snapshot)
+
+    def _looked(self, db: Session, account: models.Account, snapshot: Any) -> None:
+        _follow(db, account, self._write(db, account, snapshot), clock.now())
 
     async def _look_at_customer(self, payload: dict[str, Any]) -> None:
         """Somebody has signed in: ask about what of theirs still goes on."""
@@ -296,6 +474,13 @@ class Worker:
             await gateway.aclose()
         await self.database.write(self._write, account, snapshot)
 
+    async def _sheet(self, payload: dict[str, Any]) -> None:
+        """Rows of a merchant's file, for a second at a time: others' work is not to wait behind a long one."""
+        began = time.monotonic()
+        while await self.database.write(sheets.step, payload["sheet"], payload["run"], clock.now()):
+            if self._stop or time.monotonic() - began >= SHEET_S:
+                raise Again(0)
+
     async def _deliver(self, payload: dict[str, Any]) -> None:
         again = payload.get("again", False)
         wait = await outgoing.deliver(self.database, self.settings, self.vault, payload["delivery"], again)
@@ -303,74 +488,133 @@ class Worker:
             raise Again(wait)
 
     async def _backfill(self, payload: dict[str, Any]) -> None:
-        """Everything a processor lists; where it broke off is where the next try goes on."""
-        account = await self.database.read(_account, payload["account"])
-        cursor = await self.database.read(_cursor, account.id)
-        gateway = open_gateway(self.settings, self.vault, account, patient=True)
-        try:
-            async for page in gateway.backfill(cursor):
-                await self.database.write(_write_page, account, page.snapshot, page.cursor, clock.now())
-        finally:
-            await gateway.aclose()
+        """Everything a processor lists, for a while; where it broke off is where the next turn goes on."""
+        run = await self.database.write(imports.of_job, payload, clock.now())
+        turn = await self.importer.turn(run)
+        if turn.came in ("more", "busy", "wait"):
+            raise Again(turn.seconds)
 
 
-def claim(db: Session, now: datetime, limit: int, left: Sequence[str] = ()) -> list[Claimed]:
-    """Take up to `limit` due jobs under a lease, but those of the kinds `left`; each goes to one worker only."""
+def claim(
+    db: Session,
+    now: datetime,
+    limit: int,
+    left: Collection[str] = (),
+    accounts: Collection[int] = (),
+    processors: Collection[str] = (),
+) -> list[Claimed]:
+    """Take up to `limit` due jobs under a lease; each goes to one worker only. Left are those of the kinds `left`, and
+    those that ask one of these accounts or processors. Whether a lease has run out is told by the database's clock."""
+    at, row = moment(db), models.Job
+    hard_pressed = select(col(models.Account.id)).where(col(models.Account.processor).in_(processors))
+    asks = col(row.account_id)
     due = (
         select(col(models.Job.id))
         .where(
             col(models.Job.done_at).is_(None),
             col(models.Job.parked_at).is_(None),
             col(models.Job.run_at) <= now,
-            or_(col(models.Job.locked_until).is_(None), col(models.Job.locked_until) < now),
+            or_(col(models.Job.locked_until).is_(None), col(models.Job.locked_until) < at),
             *([col(models.Job.kind).not_in(left)] if left else []),
+            *([or_(asks.is_(None), asks.not_in(accounts))] if accounts else []),
+            *([or_(asks.is_(None), asks.not_in(hard_pressed))] if processors else []),
         )
         .order_by(col(models.Job.run_at))
         .limit(limit)
         .with_for_update(skip_locked=True)
     )
+    token = new_id()
     taken = db.execute(
         update(models.Job)
         .where(col(models.Job.id).in_(due))
-        .values(locked_until=now + LOCK, attempts=models.Job.attempts + 1)
+        .values(
+            locked_until=at + LOCK,
+            locked_by=token,
+            # Whoever held it before has died over it: that is no failure of its own, after which to wait for long.
+            attempts=models.Job.attempts + case((col(row.locked_by).is_(None), 1), else_=0),
+            deaths=case((col(row.locked_by).is_(None), 0), else_=func.coalesce(col(row.deaths), 0) + 1),
+        )
         .returning(
             col(models.Job.id),
             col(models.Job.kind),
             col(models.Job.payload),
             col(models.Job.attempts),
+            col(models.Job.account_id),
+            col(models.Job.deaths),
         )
         .execution_options(synchronize_session=False)
+    ).all()
+    asked = {one.account_id for one in taken if one.account_id is not None}
+    names = db.execute(
+        select(col(models.Account.id), col(models.Account.processor)).where(col(models.Account.id).in_(asked))
     )
-    return [Claimed(*row) for row in taken]
+    processor_of = {found.id: found.processor for found in names} if asked else {}
+    since = time.monotonic()
+    return [
+        Claimed(
+            one.id,
+            one.kind,
+            one.payload,
+            one.attempts,
+            token,
+            one.deaths,
+            one.account_id,
+            processor_of.get(one.account_id),
+            since,
+        )
+        for one in taken
+    ]
 
 
-def finish(db: Session, job_id: int, now: datetime) -> None:
-    _set(db, job_id, done_at=now, locked_until=None, error=None)
+def renew(db: Session, jobs: Sequence[Claimed]) -> None:
+    """Hold on to what is in hand, where nobody else has it meanwhile."""
+    row = models.Job
+    db.execute(
+        update(row)
+        .where(
+            col(row.id).in_([job.id for job in jobs]),
+            col(row.locked_by).in_({job.claim for job in jobs}),
+            col(row.done_at).is_(None),
+        )
+        .values(locked_until=moment(db) + LOCK)
+    )
 
 
-def postpone(db: Session, job_id: int, run_at: datetime) -> None:
-    _set(db, job_id, run_at=run_at, locked_until=None, attempts=0)
+def finish(db: Session, job: Claimed, now: datetime) -> None:
+    _set(db, job, done_at=now, error=None)
 
 
-def retry(db: Session, job_id: int, error: str, run_at: datetime, park: bool) -> None:
+def postpone(db: Session, job: Claimed, run_at: datetime) -> None:
+    _set(db, job, run_at=run_at, attempts=0)
+
+
+def retry(db: Session, job: Claimed, error: str, run_at: datetime, park: bool) -> None:
     """Try again later; or set a job that never works aside, visibly, so that it blocks nobody."""
-    job = db.get_one(models.Job, job_id)
     whose = inbox.portal_of_job(db, job.kind, job.payload)
-    _set(db, job_id, run_at=run_at, locked_until=None, error=error, portal_id=whose)
+    now = clock.now()
+    parked = {"parked_at": now} if park else {}
+    if not _set(db, job, run_at=run_at, error=error, portal_id=whose, **parked):
+        return
     if park:
-        now = clock.now()
-        _set(db, job_id, parked_at=now)
         if job.kind == "event":
             db.execute(
                 update(models.Event)
                 .where(col(models.Event.id) == job.payload["event"])
                 .values(parked_at=now, error=error)
             )
-        log.error("job parked", kind=job.kind, job=job_id)
+        log.error("job parked", kind=job.kind, job=job.id)
 
 
-def _set(db: Session, job_id: int, **values: Any) -> None:
-    db.execute(update(models.Job).where(col(models.Job.id) == job_id).values(**values))
+def _set(db: Session, job: Claimed, **values: Any) -> bool:
+    """Let go of a job. False where another claim has it by now, so that what we make of it no longer counts."""
+    row = models.Job
+    told = db.execute(
+        update(row)
+        .where(col(row.id) == job.id, col(row.locked_by) == job.claim)
+        .values(locked_until=None, locked_by=None, **values)
+        .returning(col(row.id))
+    )
+    return told.first() is not None
 
 
 def _backoff(attempts: int) -> float:
@@ -384,12 +628,12 @@ def _plain(error: Exception) -> str:
 
 
 def _beat(db: Session, now: datetime) -> None:
-    """The worker draws breath: a sign for /health/ready."""
-    found = db.get(models.Setting, "worker")
-    if found is None:
-        db.add(models.Setting(name="worker", value="beat", at=now))
-    else:
-        found.at = now
+    """The worker draws breath: a sign for /health/ready. Several may, and at once."""
+    row = models.Setting
+    told = db.execute(update(row).where(col(row.name) == "worker").values(at=now).returning(col(row.name)))
+    if told.first() is None:
+        values = {"name": "worker", "value": "beat", "at": now}
+        sync.insert_once(db, row.__table__, values)  # type: ignore[attr-defined]
 
 
 def _sweep(db: Session, now: datetime) -> None:
@@ -401,7 +645,9 @@ def _sweep(db: Session, now: datetime) -> None:
     passkeys.forget_old(db, now)
     accounts.keep_house(db, now)
     outgoing.forget_old(db, now)
+    rescue.forget_old(db, now)
     domains.revive(db, now)
+    sheets.forget_old(db, now)
     db.execute(delete(models.ApiUse).where(col(models.ApiUse.minute) < int(now.timestamp()) // 60 - 60))
 
 
@@ -424,6 +670,17 @@ def _follow(db: Session, account: models.Account, changes: list[sync.Change], no
                 _hint_to_visits(db, change.id, now)
         if change.table == "subscription":
             _look_after(db, account, change.id, now)
+
+
+def _found_person(db: Session, account: models.Account, snapshot: Any) -> None:
+    """What a processor has of an address that was typed. It is old news: nobody is mailed about it."""
+    for change in sync.apply(db, account, snapshot):
+        db.flush()
+        if change.table == "payment":
+            guard.look(db, change.id, clock.now())
+        if change.table == "subscription":
+            actions.settle(db, change.id, clock.now())
+            _look_after(db, account, change.id, clock.now())
 
 
 def _tell_merchant(db: Session, account: models.Account, event_id: int, text: str, now: datetime) -> None:
@@ -499,32 +756,58 @@ def _handled(
     )
 
 
-def _write_page(
-    db: Session, account: models.Account, snapshot: Any, cursor: str | None, now: datetime
-) -> None:
-    changes = sync.apply(db, account, snapshot)
+def taken(
+    db: Session, account: models.Account, snapshot: Any, fetched: bool, now: datetime
+) -> list[sync.Change]:
+    """Write what was asked for unprompted, with what follows from it; without mails about what failed long ago."""
+    changes = sync.apply(db, account, snapshot, fetched)
     db.flush()
     for change in changes:
-        if change.table == "payment":
-            guard.look(db, change.id, now)  # also where only its subscription became known
+        if change.table == "subscription":
+            actions.settle(db, change.id, now)
+    old = {
+        change.id
+        for change in changes
+        if change.table == "payment" and change.before is None and change.after == "failed"
+    }
+    row = models.Payment
+    long_ago = select(col(row.id)).where(col(row.id).in_(old), col(row.placed_at) < now - STILL_NEWS)
+    stale = set(db.execute(long_ago).scalars()) if old else set()
+    _follow(db, account, [change for change in changes if change.id not in stale], now)
+    after_page(db, account, [change for change in changes if change.id in stale], now)
+    return changes
+
+
+def after_page(db: Session, account: models.Account, changes: list[sync.Change], now: datetime) -> None:
+    """`_follow` for a page of everything: without the mails, since what failed there failed long ago."""
+    payments = [change for change in changes if change.table == "payment"]
+    guard.look_at_many(db, [change.id for change in payments], now)
+    away = _anybody_away(db, account, now)
+    if away:
+        for change in payments:
             if change.after != change.before:
                 _hint_to_visits(db, change.id, now)
-        if change.table == "subscription":
-            _look_after(db, account, change.id, now)
-    name = f"backfill:{account.id}"
-    if cursor is None:
-        db.execute(delete(models.Setting).where(col(models.Setting.name) == name))
-        return
-    found = db.get(models.Setting, name)
-    if found is None:
-        db.add(models.Setting(name=name, value=cursor, at=now))
-    else:
-        found.value, found.at = cursor, now
+    if away or not any(entry.kind == "subscription" for entry in facts(account.processor).backfill):
+        for change in changes:
+            if change.table == "subscription":
+                _look_after(db, account, change.id, now)
 
 
-def _cursor(db: Session, account_id: int) -> str | None:
-    found = db.get(models.Setting, f"backfill:{account_id}")
-    return found.value if found else None
+def _anybody_away(db: Session, account: models.Account, now: datetime) -> bool:
+    """Whether anybody is on a page of the processor's to change how they pay."""
+    row = models.Action
+    found = db.execute(
+        select(col(row.id))
+        .where(
+            col(row.portal_id) == account.portal_id,
+            col(row.capability) == "update_payment_method",
+            col(row.created_at) > now - timedelta(hours=24),
+            col(row.account_id) == account.id,
+            col(row.phase).in_(("away", "left")),
+        )
+        .limit(1)
+    ).first()
+    return found is not None
 
 
 def _let_go(db: Session, job: Claimed, now: datetime) -> None:
@@ -533,7 +816,7 @@ def _let_go(db: Session, job: Claimed, now: datetime) -> None:
         _handled(db, job.payload["event"], now, "The account is disconnected.")
     if "action" in job.payload:
         actions.account_gone(db, job.payload["action"], now)
-    finish(db, job.id, now)
+    finish(db, job, now)
 
 
 def _account(db: Session, account_id: int) -> models.Account:

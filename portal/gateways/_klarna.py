@@ -406,7 +406,7 @@ def _handed_over(row: dict[str, str], shared: bool) -> SubscriptionRecord:
     due: date | None = wire.day(on)
     return spoken(
         SubscriptionRecord,
-        f"{token}/{_slug({'reference': plan})}" if plan else token,
+        token_and_plan(token, plan) or "",
         status="active" if not token else None,  # what a token is worth Klarna tells
         email=email,
         title=row.get("title") or None,
@@ -416,6 +416,13 @@ def _handed_over(row: dict[str, str], shared: bool) -> SubscriptionRecord:
         current_period_end=moment(on) if due else None,
         object=SHARED if token and shared else None,
     )
+
+
+def token_and_plan(token: str | None, plan: str | None) -> str | None:
+    """The id of a subscription by its token and the reference of its plan, either of which may be missing."""
+    if plan:
+        return f"{token or ''}/{_slug({'reference': plan})}"
+    return token or None
 
 
 def _list(said: Json, name: str) -> list[Json]:

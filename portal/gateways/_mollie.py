@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo
 
 from portal import clock
 from portal.gateways import base, wire
-from portal.gateways.base import Record, Ref, Snapshot, Unavailable, Unsupported
+from portal.gateways.base import Record, Ref, Snapshot, Unreadable, Unsupported
 from portal.gateways.wire import Json, day, moment, part, text
 from portal.money import Money
 
@@ -68,7 +68,7 @@ def events(said: Json) -> list[base.Event]:
 def id_of(said: Json, prefix: str) -> str:
     found = text(said.get("id")) or ""
     if not ID.fullmatch(found) or not found.startswith(f"{prefix}_"):
-        raise Unavailable(NO_ANSWER, f"An object has no id that begins with {prefix}_.")
+        raise Unreadable(NO_ANSWER, f"An object has no id that begins with {prefix}_.")
     return found
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from portal import clock
 from portal.gateways import base, wire
-from portal.gateways.base import Event, Ref, Snapshot, Unavailable
+from portal.gateways.base import Event, Ref, Snapshot, Unreadable
 from portal.gateways.base import SubscriptionRecord as Subscription
 from portal.gateways.capabilities import facts
 from portal.gateways.wire import Json, moment, part, spoken, text, whole
@@ -320,7 +320,7 @@ def id_of(said: Json, *names: str) -> str:
     """The first of these that is told; Unavailable where none is, since then this is no such object."""
     found = next(filter(None, (text(said.get(name)) for name in names)), None)
     if found is None:
-        raise Unavailable(BUSY, f"It has no {' or '.join(names)}.")
+        raise Unreadable(BUSY, f"It has no {' or '.join(names)}.")
     return found
 
 

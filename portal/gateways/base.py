@@ -3,9 +3,11 @@
 Gateways never see models, database or request. They take a reference and give a snapshot; `portal.sync` writes it.
 """
 
-from collections.abc import AsyncIterator, Mapping
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from typing import Any, Literal
 
 from portal.money import Money
@@ -222,13 +224,25 @@ class Snapshot:
     def subscription(self, remote_id: str) -> SubscriptionRecord | None:
         return next((row for row in self.subscriptions if row.remote_id == remote_id), None)
 
+    def records(self) -> "Iterator[Record]":
+        yield from self.customers
+        yield from self.orders
+        yield from self.subscriptions
+        yield from self.payments
+        yield from self.refunds
+        yield from self.invoices
+
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """One step of a backfill: what was found and where to go on; cursor None means the end."""
+    """One step of a backfill: what was found and where to go on; cursor None means the end.
+
+    `total` is how many objects there are in all, where the processor says so; it is never relied on.
+    """
 
     snapshot: Snapshot
     cursor: str | None
+    total: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -332,6 +346,10 @@ class Unavailable(GatewayError):
         self.sent = sent
 
 
+class Unreadable(Unavailable):
+    """It answered, and what it says makes no sense: the object that was meant cannot be read from it."""
+
+
 class BadSignature(GatewayError):
     """A delivery that is not proved to come from the processor."""
 
@@ -343,6 +361,30 @@ class Gone(GatewayError):
     """The processor does not have this object (any more)."""
 
 
+class Pace:
+    """Lets so many calls through in a second, the first ones at once; the others wait their turn."""
+
+    def __init__(self, per_second: float) -> None:
+        self.per_second = per_second
+        self._burst = max(1.0, per_second)
+        self._free = self._burst
+        self._at: float | None = None
+
+    async def turn(self) -> None:
+        """Wait until one more call is due."""
+        wait = self.claim(asyncio.get_running_loop().time())
+        if wait > 0:
+            await asyncio.sleep(wait)
+
+    def claim(self, now: float) -> float:
+        """Take one call; in how many seconds it is due."""
+        if self._at is not None:
+            self._free = min(self._burst, self._free + (now - self._at) * self.per_second)
+        self._at = now
+        self._free -= 1
+        return max(0.0, -self._free / self.per_second)
+
+
 class Gateway:
     """One per account and use; holds credentials and the client.
 
@@ -352,6 +394,9 @@ class Gateway:
 
     # A cancel that our job carries out at the end pauses at once, so that nothing is charged meanwhile.
     pauses_until_cancel = False
+    pace: "Pace | None" = None  # who reads everything leaves room for what customers do meanwhile
+    # What has happened may show in lists and kept events this much later.
+    overlap = timedelta(hours=1)
 
     def __init__(
         self,
@@ -381,6 +426,53 @@ class Gateway:
     def backfill(self, cursor: str | None = None) -> AsyncIterator[Page]:
         """Everything the processor lists, page by page, from `cursor` on."""
         raise NotImplementedError
+
+    def lists(self) -> Sequence[str]:
+        """The cursors at which the lists of `backfill` begin, newest first each; empty where it is one walk."""
+        return ()
+
+    def list_of(self, cursor: str) -> Any:
+        """In which list a walk is at a cursor."""
+        said = json.loads(cursor)
+        return said[0] if isinstance(said, list) else said.get("list")
+
+    async def recent(self, since: datetime, cursor: str | None = None) -> AsyncIterator[Page]:
+        """What was made or changed since then, as far as lists show it, page by page from `cursor` on.
+
+        `backfill` from the start; a list is left where a whole page of it is older than asked for. What changes about
+        something older is found by fetching it.
+        """
+        until, starts = since - self.overlap, list(self.lists())
+        names = [self.list_of(start) for start in starts]
+        while True:
+            jump = False
+            walk = self.backfill(cursor)
+            try:
+                async for page in walk:
+                    here = self.list_of(cursor) if cursor and starts else names[0] if names else None
+                    cursor = page.cursor
+                    if cursor and _is_older(page.snapshot, until):
+                        if not starts:
+                            cursor = None
+                        elif self.list_of(cursor) == here:
+                            following = names.index(here) + 1
+                            jump = following < len(starts)
+                            cursor = _onward(cursor, starts[following]) if jump else None
+                    yield Page(page.snapshot, cursor)
+                    if cursor is None:
+                        return
+                    if jump:
+                        break
+            finally:
+                if close := getattr(walk, "aclose", None):
+                    await close()
+            if not jump:
+                return
+
+    def kept_events(self, since: datetime) -> AsyncIterator[list[Event]]:
+        """The events since then that the processor keeps, delivered or not, of the kinds that a delivery may have; with
+        the ids of deliveries. Raises Unsupported where it keeps none, or these keys may not ask."""
+        raise Unsupported("", "This processor keeps no events that can be asked for.")
 
     async def find(self, email: str) -> list[Ref]:
         """The processor's objects of one address; empty where it has no such look-up."""
@@ -436,6 +528,18 @@ class Gateway:
         """
         raise Unsupported("", f"This processor has no {kind} of its own.")
 
+    @classmethod
+    def read_file(cls, text: str) -> Snapshot:
+        """A list that merchants of this processor keep themselves, of what no call lists; the facts' `files` say how it
+        looks. Raises ValueError that names every bad line, and nothing secret."""
+        raise Unsupported("", "This processor has no list of its own to read.")
+
+    @classmethod
+    def subscription_id(cls, subscription: str | None, token: str | None) -> str | None:
+        """The id by which this processor is asked for a subscription of which the merchant's own rows name an id, a
+        token, or both."""
+        return subscription or token
+
     # The capabilities. Names are the keys of the fact tables. `key` is the idempotency key: the same on every retry.
 
     async def cancel_now(self, ref: Ref, key: str) -> Snapshot:
@@ -478,3 +582,15 @@ class Gateway:
     async def invoice_document(self, ref: Ref) -> Document | None:
         """The processor's own file of an invoice, fresh at every call; None where it has none."""
         raise Unsupported("The processor has no document for this.")
+
+
+def _onward(cursor: str, start: str) -> str:
+    """The beginning of a list, with what a walk carries along."""
+    carried, begin = json.loads(cursor), json.loads(start)
+    return json.dumps({**carried, **begin}) if isinstance(begin, dict) else start
+
+
+def _is_older(snapshot: Snapshot, until: datetime) -> bool:
+    """Whether everything on a page that has a date is from before."""
+    times = [at for one in snapshot.records() for at in (one.created_at, one.updated_at) if at]
+    return bool(times) and max(times) < until

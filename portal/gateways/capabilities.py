@@ -98,6 +98,49 @@ class BackfillFact(_Strict):
     note: str | None = None
 
 
+class SyncFact(_Strict):
+    """How an account is kept true where webhooks get lost: by the events that the processor keeps, by what its lists
+    show as new, or (`poll`) by that and by asking about each thing that goes on; and every how many minutes."""
+
+    by: Literal["events", "changes", "poll"]
+    minutes: int
+    keeps_days: int | None = None  # for how long it keeps its events
+    source: str
+    checked: date
+    note: str | None = None
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> "SyncFact":
+        if (self.by == "events") != (self.keeps_days is not None):
+            raise ValueError("`keeps_days` goes with events, and only with them")
+        if not 1 <= self.minutes <= 1440:
+            raise ValueError("`minutes` is between a minute and a day")
+        return self
+
+
+# Where a table does not say it.
+_BY_LISTS = SyncFact(by="changes", minutes=60, source="", checked=date.min)
+
+
+class LimitFact(_Strict):
+    """How many calls the processor answers in so many seconds, of an account; `test_calls` where test keys differ."""
+
+    calls: int
+    test_calls: int | None = None
+    seconds: int
+    source: str
+    checked: date
+    note: str | None = None
+
+
+class FileFact(_Strict):
+    """A list that merchants keep themselves, of what no call lists; `read_file` takes it."""
+
+    label: str
+    help: str
+    columns: list[_Word]
+
+
 class Hosts(_Strict):
     calls: list[_Host]
     links: list[_Host]
@@ -204,6 +247,9 @@ class Facts(_Strict):
     options: dict[str, Option] = {}
     webhooks: list[WebhookFact] = []
     backfill: list[BackfillFact] = []
+    files: list[FileFact] = []
+    sync: SyncFact = _BY_LISTS
+    limit: LimitFact | None = None
     capabilities: dict[Key, Capability]
 
     @model_validator(mode="after")
@@ -225,6 +271,10 @@ class Facts(_Strict):
                 if unknown := {name for name in named if name} - set(self.options):
                     raise ValueError(f"{key} names options that are not there: {unknown}")
         return self
+
+    def is_placeholder(self, address: str) -> bool:
+        """Whether an address, trimmed and in lower case, is nobody's at this processor."""
+        return is_mailbox_of_nobody(address) or address in self.no_email
 
     def allows_link(self, url: str, addresses: Mapping[str, str] | None = None) -> bool:
         """Whether a customer may be sent to this address: https and a host of `links`, or a simulator's own."""
@@ -278,6 +328,21 @@ def facts(processor: str) -> Facts:
     return read_facts(_FOLDER / f"{processor}.toml")
 
 
+# Shops put these where a checkout wants an address and the buyer has none: no person reads them, strangers share them.
+_NOBODY = frozenset({"noreply", "no-reply", "no_reply", "donotreply", "do-not-reply", "guest"})
+
+
+def is_mailbox_of_nobody(address: str) -> bool:
+    """Whether an address is nobody's at any processor: `guest@…`, `noreply@…`, or below .invalid, which never is."""
+    name, _, host = address.partition("@")
+    return name in _NOBODY or host.rpartition(".")[2] == "invalid"
+
+
+def is_placeholder(address: str) -> bool:
+    """The same over all processors, where an address is typed and not told by one of them."""
+    return any(facts(name).is_placeholder(address) for name in processors())
+
+
 def read_facts(path: Path) -> Facts:
     try:
         return Facts.model_validate(tomllib.loads(path.read_text()))
@@ -321,6 +386,12 @@ def disagreements(processor: str, adapter: type) -> list[str]:
     }
     if ("processor" in documents) != has("invoice_document"):
         found.append(f"{processor}: `documents` and invoice_document do not agree")
+    if (table.sync.by == "events") != has("kept_events"):
+        found.append(f"{processor}: `sync.by` and kept_events do not agree")
+    reads: Any = getattr(adapter, "read_file", None)
+    none: Any = Gateway.read_file
+    if bool(table.files) != (reads is not None and reads.__func__ is not none.__func__):
+        found.append(f"{processor}: `files` and read_file do not agree")
     return found + _webhook_disagreements(processor, table, has)
 
 

@@ -2,7 +2,17 @@
 
 from collections.abc import Iterable
 
-from portal.gateways.capabilities import KEYS, Capability, Facts, Key, When, facts, processors
+from portal.gateways.capabilities import (
+    KEYS,
+    Capability,
+    Facts,
+    Key,
+    LimitFact,
+    SyncFact,
+    When,
+    facts,
+    processors,
+)
 
 FEATURES: dict[str, Key] = {
     "Invoice": "invoice",
@@ -93,11 +103,38 @@ def _processor(name: str, table: Facts) -> Iterable[str]:
         reach = f", reaches {entry.reaches_days} days" if entry.reaches_days else ""
         mail = ", by e-mail" if entry.by_email else ""
         yield f"- Lists {entry.kind}s: `{entry.route}`{reach}{mail}{told} ([source]({entry.source}), {entry.checked})"
+    yield _kept_true(table.sync)
+    if table.limit is not None:
+        yield _limited(table.limit)
+    for file in table.files:
+        columns = ", ".join(f"`{name}`" for name in file.columns)
+        yield f"- Reads a list of yours ({file.label}): columns {columns}; {file.help}"
     for option, words in table.options.items():
         yield f"- Option `{option}`: {words.label}. {words.help}"
     yield ""
     for key in KEYS:
         yield from _capability(name, key, table.capabilities[key])
+
+
+_KEPT_TRUE = {
+    "events": "by its own events, which it keeps for {days} days",
+    "changes": "by what its lists show as new",
+    "poll": "by what its lists show as new, and by asking about everything that goes on",
+}
+
+
+def _kept_true(one: SyncFact) -> str:
+    how, told = _KEPT_TRUE[one.by].format(days=one.keeps_days), f"; {one.note}" if one.note else ""
+    source = f" ([source]({one.source}), {one.checked})" if one.source else ""
+    return f"- Kept true every {one.minutes} minutes {how}{told}{source}"
+
+
+def _limited(one: LimitFact) -> str:
+    test = f" ({one.test_calls} with test keys)" if one.test_calls is not None else ""
+    told = f"; {one.note}" if one.note else ""
+    return (
+        f"- Answers {one.calls} calls{test} in {one.seconds} s{told} ([source]({one.source}), {one.checked})"
+    )
 
 
 def _hosts(names: list[str]) -> str:

@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, Literal
 
 from portal import clock
@@ -72,8 +73,13 @@ class Adapter(base.Gateway):
                 at["to"] = str((as_of + DAY).date())
             items, page = await self._api.page(name, at["page"], **records.window(at))
             at = {**at, "page": page} if page else await self._before(name, at, items)
-            snapshot = records.snapshot(as_of, [row for one in items for row in await self._told(name, one)])
+            parts = await wire.sifted(name, items, partial(self._each, name), None)
+            snapshot = records.snapshot(as_of, [row for part in parts for row in part])
             yield base.Page(snapshot, json.dumps(at) if at["list"] < len(names) else None)
+
+    def lists(self) -> list[str]:
+        count = len(LISTS[self._version])
+        return [json.dumps({"list": number, "page": 1, "to": None}) for number in range(count)]
 
     async def _before(self, name: str, at: Json, last: list[Json]) -> dict[str, Any]:
         """Where a walk goes on when a window is through: in the one before, or where the next older row is."""
@@ -91,6 +97,9 @@ class Adapter(base.Gateway):
             newest = max(filter(None, map(fields.created, older)), default=None)
             until = newest.date() + DAY if newest else until
         return {"list": at["list"], "page": 1, "to": str(until)}
+
+    async def _each(self, name: str, items: list[Json]) -> list[Record]:
+        return [row for one in items for row in await self._told(name, one)]
 
     async def _told(self, name: str, one: Json) -> list[Record]:
         """The records of one row of a list."""

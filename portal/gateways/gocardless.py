@@ -11,13 +11,14 @@ import re
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
-from datetime import date, datetime
+from datetime import UTC, date, datetime
+from functools import partial
 from itertools import pairwise
 from typing import Any, Literal
 
 from portal import clock
 from portal.gateways import base, wire
-from portal.gateways.base import Declined, Gone, Record, Ref, Snapshot, Unavailable, Unsupported
+from portal.gateways.base import Declined, Gone, Record, Ref, Snapshot, Unavailable, Unreadable, Unsupported
 from portal.gateways.http import Http
 from portal.gateways.wire import Json, day, moment, part, text
 
@@ -74,9 +75,24 @@ class Adapter(base.Gateway):
             found, after = await self._list(name, limit="50" if name == "subscriptions" else "500", **start)
             name = name if after else dict(pairwise(LISTS)).get(name)
             if listed in ("customer_bank_accounts", "mandates"):
-                seen, found = seen | {one["id"]: one for one in found}, []
-            snapshot = _snapshot(as_of, await self._told(listed, found, seen))
+                seen, found = seen | {one["id"]: one for one in found if text(one.get("id"))}, []
+            parts = await wire.sifted(listed, found, partial(self._told, listed, seen=seen))
+            snapshot = _snapshot(as_of, [record for part in parts for record in part])
             yield base.Page(snapshot, json.dumps([name, after]) if name else None)
+
+    def lists(self) -> list[str]:
+        return [json.dumps([name, None]) for name in LISTS]
+
+    async def kept_events(self, since: datetime) -> AsyncIterator[list[base.Event]]:
+        """Newest first, as they stand in deliveries."""
+        after: str | None = None
+        begins = {"created_at[gte]": since.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.000Z")}
+        while True:
+            more = {"after": after} if after else {}
+            found, after = await self._list("events", limit="500", **begins, **more)
+            yield _events({"events": found})
+            if not after:
+                return
 
     async def _told(self, name: str, found: Iterable[Json], seen: _Seen, deep: bool = False) -> list[Record]:
         """Records; a live subscription (`deep`: any) with its newest payments, and `deep` why a payment failed."""
@@ -237,8 +253,9 @@ class Adapter(base.Gateway):
         """One page of a list, and the cursor of the next one."""
         said = wire.obj(await self._ask("GET", f"/{name}", params=params))
         found, cursors = wire.objects(said.get(name)), part(said, "meta", "cursors")
-        if "after" not in cursors or not all(isinstance(one.get("id"), str) for one in found):
-            raise Unavailable(NO_ANSWER, f"The list of {name} is not whole.")
+        named = wire.forgives() or all(isinstance(one.get("id"), str) for one in found)
+        if "after" not in cursors or not named:
+            raise Unreadable(NO_ANSWER, f"The list of {name} is not whole.")
         return found, text(cursors["after"])
 
     async def _act(self, name: str, one: str, what: str, key: str, *done: str, **data: Any) -> None:
@@ -300,7 +317,7 @@ def _basics(said: Json, prefix: str) -> dict[str, Any]:
     """What most objects tell under one name."""
     found = text(said.get("id")) or ""
     if not re.fullmatch(f"{prefix}[A-Za-z0-9]{{1,60}}", found):
-        raise Unavailable(NO_ANSWER, f"An object has no id that begins with {prefix}.")
+        raise Unreadable(NO_ANSWER, f"An object has no id that begins with {prefix}.")
     told = {"remote_id": found, "created_at": moment(said.get("created_at"))}
     return told | {"raw_status": text(said.get("status")), "amount": _amount(said)}
 

@@ -117,6 +117,8 @@ class Http:
         guard = breaker(self._processor, self._gateway.base(host))
         for attempt in range(tries):
             guard.guard()
+            if self._gateway.pace is not None:
+                await self._gateway.pace.turn()
             try:
                 async with asyncio.timeout(self._total):
                     answer = await self._client.request(

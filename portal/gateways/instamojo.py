@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from itertools import pairwise
 from typing import Any, Literal
 from urllib.parse import urlencode
@@ -21,7 +22,7 @@ from portal import clock
 from portal.gateways import _instamojo as shapes
 from portal.gateways import base, wire
 from portal.gateways._instamojo import Group
-from portal.gateways.base import Gone, Record, Ref, Snapshot, Unavailable, Unsupported
+from portal.gateways.base import Gone, Record, Ref, Snapshot, Unavailable, Unreadable, Unsupported
 from portal.gateways.http import Http
 from portal.gateways.wire import Json, text
 
@@ -116,8 +117,11 @@ class Adapter(base.Gateway):
             as_of, listed = clock.now(), name
             rows, more = await self._page(name, number, MOST if name in (V1.refunds, PAYMENTS) else PAGE)
             name, number = (name, number + 1) if more else (dict(pairwise(self._api.lists)).get(name), 1)
-            snapshot = await self._listed(as_of, listed, rows)
-            yield base.Page(snapshot, json.dumps([name, number]) if name else None)
+            parts = await wire.sifted(listed, rows, partial(self._listed, as_of, listed), None)
+            yield base.Page(wire.together(as_of, parts), json.dumps([name, number]) if name else None)
+
+    def lists(self) -> list[str]:
+        return [json.dumps([name, 1]) for name in self._api.lists]
 
     async def _page(self, name: str, number: int, limit: int) -> tuple[list[Json], bool]:
         """One page, and whether there is another. The address of v2's next page is not followed, only counted."""
@@ -328,7 +332,7 @@ def _told(as_of: datetime, groups: Sequence[Group], refunds: Sequence[Json]) -> 
     try:
         return shapes.snapshot(as_of, groups, refunds)
     except ValueError as error:
-        raise Unavailable(NO_ANSWER, str(error)) from error
+        raise Unreadable(NO_ANSWER, str(error)) from error
 
 
 def _words(said: Any) -> tuple[str, str]:

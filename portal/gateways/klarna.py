@@ -14,6 +14,7 @@ from base64 import b64encode
 from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, Literal
 
 from portal import clock
@@ -118,7 +119,8 @@ class Adapter(base.Gateway):
             if walk["payout"] >= len(payouts):
                 walk |= {"window": walk["window"] + 1, "payout": 0, "offset": 0}
             more = walk["window"] < WINDOWS
-            yield base.Page(told.snapshot(as_of, orders), json.dumps(walk) if more else None)
+            parts = await wire.sifted("orders", orders, partial(_read, as_of), "order_id")
+            yield base.Page(wire.together(as_of, parts), json.dumps(walk) if more else None)
 
     async def _payouts(self, end: datetime) -> list[str]:
         """The references of the payouts of 90 days, newest first. Whole moments: a bare day would mean its start."""
@@ -144,10 +146,15 @@ class Adapter(base.Gateway):
                 continue
         return found
 
-    @staticmethod
-    def read_tokens_csv(text: str) -> Snapshot:
-        """The merchant's own list of e-mails, tokens and plans; see the function of this name in `_klarna`."""
+    @classmethod
+    def read_file(cls, text: str) -> Snapshot:
+        """The merchant's own list of e-mails, tokens and plans; see `read_tokens_csv` in `_klarna`."""
         return told.read_tokens_csv(text)
+
+    @classmethod
+    def subscription_id(cls, subscription: str | None, token: str | None) -> str | None:
+        """One token may be charged for several plans, so the plan's reference belongs to the id."""
+        return told.token_and_plan(token, subscription)
 
     async def fetch(self, ref: Ref) -> Snapshot:
         """A subscription by its token; an order, payment or refund by the order, with all that belongs to it."""
@@ -364,3 +371,7 @@ class Adapter(base.Gateway):
         if not found:
             raise ValueError(f"This order of Klarna's has no {kind}.")
         return found[0]
+
+
+async def _read(as_of: datetime, orders: list[Json]) -> Snapshot:
+    return told.snapshot(as_of, orders)

@@ -11,6 +11,7 @@ import re
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 from portal import clock
@@ -73,9 +74,8 @@ class Adapter(base.Gateway):
         while walk and not self._report.missing:
             as_of, rows = clock.now(), await self._report.page(walk["to"], walk["page"])
             walk = {**walk, "page": walk["page"] + 1} if len(rows) >= report.ROWS else None
-            orders, payments = sales.reported(rows)
-            told = Snapshot(as_of=as_of, orders=orders, payments=payments)
-            yield Page(told, json.dumps(walk) if walk else None)
+            parts = await wire.sifted("transactions", rows, partial(_reported, as_of), None)
+            yield Page(wire.together(as_of, parts), json.dumps(walk) if walk else None)
 
     async def fetch(self, ref: Ref) -> Snapshot:
         """A subscription with its charges (all where our rows know nothing yet, else the newest), an order or payment
@@ -338,3 +338,8 @@ def _shown(ref: Ref, said: Json, **told: Any) -> Snapshot:
 def _too_soon(said: Json, until: datetime | None) -> bool:
     on = Schedule.of(said).next
     return until is not None and until > clock.now() and on is not None and on < until - SLACK
+
+
+async def _reported(as_of: datetime, rows: list[Json]) -> Snapshot:
+    orders, payments = sales.reported(rows)
+    return Snapshot(as_of=as_of, orders=orders, payments=payments)

@@ -11,6 +11,7 @@ import json
 from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime, time, timedelta
+from functools import partial
 from itertools import pairwise
 from typing import Any, Literal
 from urllib.parse import parse_qs, urlsplit
@@ -71,8 +72,12 @@ class Adapter(base.Gateway):
                 found, start = [], None
             if start is None:
                 name = dict(pairwise(LISTS)).get(name)
-            snapshot = _mollie.snapshot(as_of, await self._told(listed, found))
+            parts = await wire.sifted(listed, found, partial(self._told, listed))
+            snapshot = _mollie.snapshot(as_of, [record for part in parts for record in part])
             yield base.Page(snapshot, json.dumps([name, start]) if name else None)
+
+    def lists(self) -> list[str]:
+        return [json.dumps([name, None]) for name in LISTS]
 
     async def _page(self, path: str, start: str | None = None, limit: int = 250) -> _Part:
         """One page of a list, and the id with which the next begins: its link is read, never followed."""

@@ -9,6 +9,7 @@ import json
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import date, datetime
+from functools import partial
 from typing import Any, Literal
 from urllib.parse import quote
 
@@ -83,17 +84,29 @@ class Adapter(base.Gateway):
             walk["offset"] = walk["offset"] + len(rows) if full else 0
             walk["month"] += 0 if full else 1
             more = walk["month"] <= REPORT_MONTHS and walk["empty"] < EMPTY_MONTHS
-            snapshot = _payfast.reported(rows, walk["refunded"], as_of)
-            yield base.Page(snapshot, json.dumps(walk) if more else None)
+            parts = await wire.sifted("payments", rows, partial(self._reported, walk, as_of), None)
+            yield base.Page(wire.together(as_of, parts), json.dumps(walk) if more else None)
+
+    async def _reported(self, walk: dict[str, Any], as_of: datetime, rows: list[wire.Json]) -> Snapshot:
+        """Lines of the report; what they leave for older months stays only where all can be read."""
+        refunded = dict(walk["refunded"])
+        found = _payfast.reported(rows, refunded, as_of)
+        walk["refunded"] = refunded
+        return found
 
     async def _report(self, first: date, last: date, offset: int) -> list[dict[str, str]]:
         query = {"from": str(first), "to": str(last), "limit": str(REPORT_ROWS), "offset": str(offset)}
         return _payfast.rows(await self._api("GET", "/transactions/history", query=query))
 
-    @staticmethod
-    def read_tokens_csv(said: str) -> Snapshot:
+    @classmethod
+    def read_file(cls, text: str) -> Snapshot:
         """The merchant's own list: columns email, m_payment_id, token. Raises ValueError that names every bad line."""
-        return _payfast.read_tokens_csv(said)
+        return _payfast.read_tokens_csv(text)
+
+    @classmethod
+    def subscription_id(cls, subscription: str | None, token: str | None) -> str | None:
+        """It is known by its token alone."""
+        return token or subscription
 
     async def fetch(self, ref: Ref) -> Snapshot:
         """A subscription by its token or a payment by its pf_payment_id; nothing else can be asked for."""

@@ -10,6 +10,7 @@ import json
 from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, Literal
 
 from portal import clock
@@ -18,12 +19,22 @@ from portal.gateways._paypal import proof, records, webhooks
 from portal.gateways._paypal.api import NO_ANSWER, SENTENCES, Api, KeysRefused, NotAllowed
 from portal.gateways._paypal.shapes import id_of, link
 from portal.gateways._paypal.subscriptions import STATES, remembered, subscription
-from portal.gateways.base import BadSignature, Declined, Gone, Ref, Snapshot, Unavailable, Unsupported
+from portal.gateways.base import (
+    BadSignature,
+    Declined,
+    Gone,
+    Ref,
+    Snapshot,
+    Unavailable,
+    Unreadable,
+    Unsupported,
+)
 from portal.gateways.http import Http
 
 LIVE, SANDBOX = "api-m.paypal.com", "api-m.sandbox.paypal.com"
 SUBSCRIPTIONS, REPORT = "/v1/billing/subscriptions", "/v1/reporting/transactions"
 CAPTURES, INVOICES = "/v2/payments/captures", "/v2/invoicing/invoices"
+SEARCH, FOUND_PAGES = "/v2/invoicing/search-invoices", 10
 REACH, WINDOW_DAYS, SMALLEST_DAYS = timedelta(days=1094), 31.0, 1 / 48  # older than three years is refused
 REFUND_CODES, CHECKOUT_CODE = ("T1106", "T1107"), "T0006"  # of the report; T1106, a reversal, is not verified
 # What is asked of a subscription: from which states, into which, and the reason that PayPal keeps.
@@ -93,6 +104,43 @@ class Adapter(base.Gateway):
             found = await steps[walk["stage"]](walk)
             yield base.Page(replace(found, as_of=as_of), json.dumps(walk) if walk["stage"] else None)
 
+    overlap = timedelta(hours=4)  # the report is three hours late
+
+    def lists(self) -> list[str]:
+        """The report, which names the subscriptions that were paid, and the invoices; subscriptions have no order."""
+        now = clock.now().isoformat()
+        start = {"page": 0, "from": now, "named": [], "until": now, "days": WINDOW_DAYS, "refunded": {}}
+        return [
+            json.dumps({"stage": "report", **start}),
+            json.dumps({"stage": "invoices", **start, "page": 1}),
+        ]
+
+    def list_of(self, cursor: str) -> Any:
+        return json.loads(cursor)["stage"]
+
+    async def recent(self, since: datetime, cursor: str | None = None) -> AsyncIterator[base.Page]:
+        async for page in super().recent(since, cursor or self.lists()[0]):
+            yield page
+
+    async def kept_events(self, since: datetime) -> AsyncIterator[list[base.Event]]:
+        """Newest first; each step asks for what is no newer than the oldest of the step before."""
+        until, seen = clock.now() + timedelta(seconds=1), set[str]()
+        while True:
+            asked = {"page_size": 100, "start_time": _stamp(since), "end_time": _stamp(until)}
+            try:
+                said = wire.obj(await self._api.ask("GET", webhooks.PAST, params=asked))
+            except NotAllowed as refused:
+                raise Unsupported("", refused.hint) from refused
+            rows = [row for row in wire.objects(said.get("events", [])) if id_of(row) not in seen]
+            if not rows:
+                return
+            seen |= {id_of(row) for row in rows}
+            yield [records.event(row) for row in rows if row.get("event_type") in webhooks.EVENTS]
+            times = [at for row in rows if (at := wire.moment(row.get("create_time")))]
+            if len(rows) < 10 or not times:  # fewer than the smallest page
+                return
+            until = min(times) + timedelta(seconds=1)
+
     async def _listed(self, walk: dict[str, Any]) -> Snapshot:
         params = {"page": walk["page"], "page_size": 20}
         try:
@@ -101,10 +149,14 @@ class Adapter(base.Gateway):
             walk |= {"stage": "report", "page": 0, "named": []}
             return records.told()
         rows = wire.objects(said.get("subscriptions", []))
-        found = await self._each(_whole_ids(rows))
+        parts = await wire.sifted("subscriptions", rows, self._these)
+        found = records.told(*parts)
         more = rows and link(said, "next")
         walk |= {"page": walk["page"] + 1} if more else {"stage": "report", "page": 0}
         return found
+
+    async def _these(self, rows: list[wire.Json]) -> Snapshot:
+        return await self._each(_whole_ids(rows))
 
     async def _each(self, ids: Iterable[str]) -> Snapshot:
         found = []
@@ -135,13 +187,24 @@ class Adapter(base.Gateway):
             return records.told()
         if wire.whole(said.get("total_items")) is None:  # a window that is passed over never comes again
             raise Unavailable(NO_ANSWER, "The answer is no report.")
-        found = await self._transactions(wire.objects(said.get("transaction_details", [])), walk)
+        rows = sorted(wire.objects(said.get("transaction_details", [])), key=_is_no_refund)
+        found = records.told(*await wire.sifted("transactions", rows, partial(self._line, walk), None))
         if walk["page"] > 1:
             walk["page"] -= 1
         else:
             walk |= {"page": 0, "until": since.isoformat(), "days": min(WINDOW_DAYS, walk["days"] * 2)}
             walk |= {"stage": "invoices", "page": 1} if since <= oldest else {}
         return found
+
+    async def _line(self, walk: dict[str, Any], rows: list[wire.Json]) -> Snapshot:
+        """Lines of the report; what they were to leave in `walk` is taken back where they cannot be read."""
+        refunded, named = dict(walk["refunded"]), list(walk["named"] or ())
+        try:
+            return await self._transactions(rows, walk)
+        except wire.SENSELESS:
+            walk["refunded"] = refunded
+            walk["named"] = named if walk["named"] is not None else None
+            raise
 
     async def _transactions(self, rows: list[wire.Json], walk: dict[str, Any]) -> Snapshot:
         refunds = [records.refund(row) for row in rows if records.code_of(row) in REFUND_CODES]
@@ -180,9 +243,27 @@ class Adapter(base.Gateway):
         pages, rows = wire.whole(said.get("total_pages")), wire.objects(said.get("items", []))
         if pages is None:
             raise Unavailable(NO_ANSWER, "The answer is no list of invoices.")
-        _whole_ids(rows)
+        parts = await wire.sifted("invoices", rows, _read_invoices)
         walk |= {"page": walk["page"] + 1} if walk["page"] < min(pages, 1000) else {"stage": ""}
-        return records.told(*map(records.of_invoice, rows))
+        return records.told(*parts)
+
+    async def find(self, email: str) -> list[Ref]:
+        """Invoices alone are found by an address; each tells the payment that it was paid with."""
+        mail, found = email.strip().lower(), []
+        for page in range(1, FOUND_PAGES + 1):
+            params = {"page": page, "page_size": 100, "total_required": "true"}
+            try:
+                said = wire.obj(
+                    await self._api.ask("POST", SEARCH, params=params, body={"recipient_email": mail})
+                )
+            except NotAllowed:
+                return []  # the app may not see invoices
+            rows = wire.objects(said.get("items", []))
+            # The search is by words: what went to somebody else is left out.
+            found += [one for one in rows if records.invoice(one).email == mail]
+            if page >= (wire.whole(said.get("total_pages")) or 0):
+                break
+        return [Ref("invoice", number) for number in _whole_ids(found)]
 
     async def fetch(self, ref: Ref) -> Snapshot:
         """A subscription or an order with its payments, a capture with its order, a refund, or an invoice."""
@@ -378,9 +459,18 @@ class Adapter(base.Gateway):
         return found
 
 
+async def _read_invoices(rows: list[wire.Json]) -> Snapshot:
+    _whole_ids(rows)
+    return records.told(*map(records.of_invoice, rows))
+
+
+def _is_no_refund(row: wire.Json) -> bool:
+    return records.code_of(row) not in REFUND_CODES
+
+
 def _whole_ids(rows: list[wire.Json]) -> list[str]:
     if not all(map(id_of, rows)):
-        raise Unavailable(NO_ANSWER, "A list holds something without an id.")
+        raise Unreadable(NO_ANSWER, "A list holds something without an id.")
     return [id_of(one) for one in rows]
 
 

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
@@ -66,11 +67,17 @@ class Adapter(base.Gateway):
                 await self._learn(joins)
                 behind, as_of = False, clock.now()
             items, at = await self._page(name, walk["at"])
-            joins.learn(name, items)
             walk = {"list": walk["list"] + (at is None), "at": at or {}}
-            tried = [one for one in items if one.get("status") != "abandoned"]
+            parts = await wire.sifted(name, items, partial(self._told, name, joins, as_of), None)
             more = walk["list"] < len(LISTS)
-            yield base.Page(words.listed(name, tried, joins, as_of), json.dumps(walk) if more else None)
+            yield base.Page(wire.together(as_of, parts), json.dumps(walk) if more else None)
+
+    async def _told(self, name: str, joins: words.Joins, as_of: datetime, items: list[Json]) -> Snapshot:
+        joins.learn(name, items)
+        return words.listed(name, [one for one in items if one.get("status") != "abandoned"], joins, as_of)
+
+    def lists(self) -> list[str]:
+        return [json.dumps({"list": number, "at": {}}) for number in range(len(LISTS))]
 
     async def find(self, email: str) -> list[Ref]:
         """The lists inside a customer may be cut short: they are asked for by its number."""
@@ -117,8 +124,11 @@ class Adapter(base.Gateway):
         return words.listed("transaction", [said], joins, as_of, subscription)
 
     async def _learn(self, joins: words.Joins, *names: str, **asked: str) -> None:
+        async def learn(items: list[Json]) -> None:
+            joins.learn(name, items)
+
         for name in names or LISTS[1:4]:
-            joins.learn(name, await self._all(name, **asked))
+            await wire.sifted(name, await self._all(name, **asked), learn, None)
 
     def verify(
         self, headers: list[tuple[str, str]], body: bytes, now: datetime, certificate: bytes | None = None

@@ -4,6 +4,7 @@ The wire, what is read, deliveries and words have files of their own in `_stripe
 Sources: https://docs.stripe.com/api and https://github.com/stripe/openapi
 """
 
+import json
 import re
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from datetime import datetime
@@ -11,9 +12,9 @@ from typing import Any, Literal
 
 from portal import clock
 from portal.gateways._stripe import events, keys, objects, shapes, webhooks
-from portal.gateways._stripe.reader import Reader
+from portal.gateways._stripe.reader import STEPS, Reader
 from portal.gateways._stripe.shapes import as_dict, id_of
-from portal.gateways._stripe.wire import Json, Wire, half_way
+from portal.gateways._stripe.wire import Json, Refusal, Wire, half_way
 from portal.gateways.base import (
     Declined,
     Document,
@@ -55,8 +56,32 @@ class Adapter(Gateway):
         return await keys.check(self._wire, self._live, self._restricted)
 
     def backfill(self, cursor: str | None = None) -> AsyncIterator[Page]:
-        """Customers, subscriptions, invoices, Checkout orders, charges; the cursor is the list and its last id."""
+        """Subscriptions, Checkout orders, invoices, charges, customers; the cursor is the list and its last id."""
         return self._reader.backfill(cursor)
+
+    def lists(self) -> list[str]:
+        return [json.dumps({"step": step, "after": None}) for step in STEPS]
+
+    def list_of(self, cursor: str) -> Any:
+        return json.loads(cursor)["step"]
+
+    async def kept_events(self, since: datetime) -> AsyncIterator[list[Event]]:
+        """Newest first, of the kinds that the endpoint is registered for. A restricted key may be without the right."""
+        after: str | None = None
+        while True:
+            begins = {"gte": int(since.timestamp())}
+            try:
+                page = await self._wire.read("/v1/events", limit=100, created=begins, starting_after=after)
+            except Unavailable as error:
+                if isinstance(error.__cause__, Refusal) and error.__cause__.status == 403:
+                    raise Unsupported("", error.hint) from error
+                raise
+            rows = shapes.rows_of(page)
+            kept = [one for row in rows if row.get("type") in webhooks.EVENTS for one in events.told(row)]
+            yield kept
+            if not rows or not page.get("has_more"):
+                return
+            after = rows[-1]["id"]
 
     async def find(self, email: str) -> list[Ref]:
         """Customers and Checkout orders of an address, as typed and in lower case: Stripe minds the difference."""

@@ -4,17 +4,23 @@ import hashlib
 import hmac
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, tzinfo
 from decimal import Decimal
 from typing import Any, TypeVar
 from urllib.parse import quote
 
-from portal.gateways.base import BadSignature, Gone, Record, Unavailable
+from portal.gateways.base import BadSignature, Gone, Record, Snapshot, Unavailable, Unreadable
 from portal.money import Money, from_major, from_units
 
 Json = Mapping[str, Any]
 _Sort = TypeVar("_Sort", bound=Record)
+_Row = TypeVar("_Row", bound=Json)
+_Read = TypeVar("_Read")
+NO_ANSWER = "The payment company does not answer at the moment."
 
 
 def spoken(sort: type[_Sort], remote_id: str, also: Sequence[str] = (), **fields: Any) -> _Sort:
@@ -26,15 +32,122 @@ def spoken(sort: type[_Sort], remote_id: str, also: Sequence[str] = (), **fields
 def obj(said: Any) -> Json:
     """An answer that must be an object; Unavailable where it is none."""
     if not isinstance(said, dict):
-        raise Unavailable("The payment company does not answer at the moment.", "The answer holds no object.")
+        raise Unreadable(NO_ANSWER, "The answer holds no object.")
     return said
 
 
 def objects(said: Any) -> list[Json]:
     """An answer that must be a list of objects; Unavailable where it is none."""
-    if not isinstance(said, list) or not all(isinstance(item, dict) for item in said):
-        raise Unavailable("The payment company does not answer at the moment.", "The answer holds no list.")
-    return said
+    if not isinstance(said, list):
+        raise Unreadable(NO_ANSWER, "The answer holds no list.")
+    if all(isinstance(item, dict) for item in said):
+        return said
+    if not forgives():
+        raise Unreadable(NO_ANSWER, "The answer holds no list.")
+    return [item if isinstance(item, dict) else {} for item in said]  # which `sifted` refuses
+
+
+# A list of which one row makes no sense
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """An object of a list that could not be read: of which list, its id as far as it is known, and why."""
+
+    what: str
+    id: str
+    why: str
+
+
+@dataclass(slots=True)
+class _Sieve:
+    refused: list[Refused]
+    again: bool
+
+
+_sieve: ContextVar[_Sieve | None] = ContextVar("_sieve", default=None)
+SENSELESS = (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError, Unreadable)
+FEW = 5  # rows of a list that may all be bad and are still passed over, when it is read once more
+
+
+@contextmanager
+def forgiving(again: bool = False) -> Iterator[list[Refused]]:
+    """Within it `sifted` passes over objects that make no sense and tells them here; outside the whole list fails.
+
+    A list of which no row can be read fails all the same: then something is wrong with the answer. `again`: it was
+    asked for before and was the same, so a few rows may all be bad.
+    """
+    sieve = _Sieve([], again)
+    before = _sieve.set(sieve)
+    try:
+        yield sieve.refused
+    finally:
+        _sieve.reset(before)
+
+
+def forgives() -> bool:
+    """Whether an object that makes no sense may be left to `sifted`."""
+    return _sieve.get() is not None
+
+
+async def sifted(
+    what: str, rows: Sequence[_Row], read: Callable[[list[_Row]], Awaitable[_Read]], id: str | None = "id"
+) -> list[_Read]:
+    """What `read` makes of the rows together; where one of them makes no sense, of each alone, without that one.
+
+    Each row needs a value under `id`. `read` may be given rows that it was given before: it keeps no note of them.
+    """
+    sieve = _sieve.get()
+    whole = [row for row in rows if _is_row(row, id)] if sieve else list(rows)
+    refused = [Refused(what, "", "It has no id.")] * (len(rows) - len(whole))
+    found, last = list[_Read](), Exception()
+    try:
+        found.append(await read(whole))
+    except SENSELESS:
+        if sieve is None:
+            raise
+        for row in whole:
+            try:
+                found.append(await read([row]))
+            except SENSELESS as error:
+                last = error
+                refused.append(Refused(what, _named(row), why(error)))
+    if sieve is not None and refused:
+        if len(refused) == len(rows) and (len(rows) > FEW or not sieve.again):
+            raise Unreadable(NO_ANSWER, why(last)) from last
+        sieve.refused += refused
+    return found
+
+
+def _is_row(row: Any, id: str | None) -> bool:
+    return isinstance(row, Mapping) and bool(row) and (id is None or bool(text(row.get(id))))
+
+
+def _named(row: Any) -> str:
+    """The id of a row, or what comes nearest to one."""
+    for name in ("id", "code", "reference", "number", "order_id", "payment_id", "transaction_id"):
+        found = text(row.get(name)) if isinstance(row, Mapping) else None
+        if found:
+            return found[:100]
+    return ""
+
+
+def why(error: Exception) -> str:
+    """Why an object makes no sense, in a sentence without anything of the object itself."""
+    if isinstance(error, Unavailable):
+        return error.hint or error.customer
+    if isinstance(error, KeyError):
+        return f"“{str(error.args[0])[:60] if error.args else ''}” is missing."
+    return f"A value is not what stands there usually ({type(error).__name__})."
+
+
+def together(as_of: datetime, parts: Sequence[Snapshot]) -> Snapshot:
+    """Several snapshots of one moment as one."""
+    kinds = ("customers", "orders", "subscriptions", "payments", "refunds", "invoices")
+    told: dict[str, Any] = {
+        kind: tuple(record for one in parts for record in getattr(one, kind)) for kind in kinds
+    }
+    return Snapshot(as_of=as_of, **told)
 
 
 def part(said: Any, *names: str) -> Json:

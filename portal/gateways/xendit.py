@@ -17,7 +17,7 @@ from typing import Any, Literal
 from portal import clock
 from portal.gateways import base, wire
 from portal.gateways._xendit import shapes
-from portal.gateways._xendit.reader import PEOPLE, PLAN, V3, KeyRefused, NotPermitted, Reader
+from portal.gateways._xendit.reader import FOLLOWING, PEOPLE, PLAN, V3, KeyRefused, NotPermitted, Reader
 from portal.gateways._xendit.shapes import NEW, Look
 from portal.gateways.base import Declined, GatewayError, Gone, Ref, Snapshot, Unavailable, Unsupported
 from portal.gateways.http import Http
@@ -71,6 +71,9 @@ class Adapter(base.Gateway):
             as_of = clock.now()
             snapshot = shapes.snapshot(as_of, await self._reader.listed(walk))
             yield base.Page(snapshot, json.dumps(walk) if walk["list"] else None)
+
+    def lists(self) -> list[str]:
+        return [json.dumps({"list": name, "after": None}) for name in FOLLOWING]
 
     async def fetch(self, ref: Ref) -> Snapshot:
         """A plan (repl_…), payment, refund (rfd-…), customer (cust-…); an order is a session (ps-…) or an invoice."""

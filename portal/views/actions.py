@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from urllib.parse import urlsplit
 
+from sqlalchemy.exc import DBAPIError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -114,7 +115,13 @@ async def act(request: Request) -> Response:
         work.nudge()
     if done.leave is not None:
         return _leave(request, done.leave)
-    return await _redrawn(request)
+    try:
+        return await _redrawn(request)
+    except DBAPIError:
+        said = _(
+            "It is written down and goes on, but can't be shown now. Open your subscriptions again in a minute."
+        )
+        raise HTTPException(503, said, {"Retry-After": "10"}) from None
 
 
 def _leave(request: Request, leave: Leave) -> Response:

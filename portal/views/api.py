@@ -331,6 +331,25 @@ async def push_orders(call: Call) -> BaseModel:
 
 
 @operation(
+    "POST",
+    "/orders",
+    "Add up to 500 rows as a file has them: orders, payments, subscriptions. Each is taken or refused by itself; sent "
+    "again, nothing is made twice.",
+    api.AddedOrders,
+    "orders:write",
+    body=api.RowsIn,
+)
+async def add_orders(call: Call) -> BaseModel:
+    now = clock.now()
+    await call.read(api.may_add, call.body, now)
+    as_of = call.body.as_of or now
+    data: list[api.Added] = []
+    for begin in range(0, len(call.body.orders), api.ROWS_AT_ONCE):
+        data += await call.write(api.add, call.key, call.body, begin, as_of, now)
+    return api.AddedOrders(data=data)
+
+
+@operation(
     "GET",
     "/subscriptions",
     "Subscriptions, newest first.",

@@ -7,9 +7,9 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from portal import render
+from portal import outage, render
 from portal.texts import gettext as _
 from portal.views import api
 
@@ -66,7 +66,8 @@ async def fault(request: Request, error: Exception) -> Response:
 
 async def unavailable(request: Request, error: Exception) -> Response:
     """The database does not answer."""
-    log.error("the database does not answer", request_id=_request_id(request), error=type(error).__name__)
+    if outage.trouble(error) is None:  # else it is said once, by what watches the database
+        log.error("a statement failed", request_id=_request_id(request), error=type(error).__name__)
     found = answer(request, 503)
     found.headers["Retry-After"] = "10"
     return found
@@ -82,6 +83,8 @@ def answer(request: Request, status: int, said: str | None = None) -> Response:
             request, status, heading, said or sentence, _request_id(request) if status >= 500 else ""
         )
     if getattr(request.state, "portal", None) is None:
+        if request.scope["path"].startswith("/customers"):  # people, whose shop can't be looked up
+            return PlainTextResponse(f"{heading}\n\n{said or sentence}\n", status)
         return JSONResponse({"error": said or heading}, status)
     return render.page(
         request,

@@ -68,6 +68,11 @@ def _may_ask(request: Request, settings: Settings) -> bool:
     given = _given(request)
     if given is not None:
         return bool(secret) and secrets.compare_digest(given.encode(), secret.encode())
+    return is_this_machine(request)
+
+
+def is_this_machine(request: Request) -> bool:
+    """Whether something on this machine asks, of its own accord and not as a proxy."""
     passed_on = any(name in request.headers for name in ("x-forwarded-for", "forwarded", "via"))
     return not passed_on and _is_loopback(request.client.host if request.client else "")
 

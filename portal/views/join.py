@@ -3,7 +3,7 @@
 from starlette.requests import Request
 from starlette.responses import Response
 
-from portal import clock, login, people, work
+from portal import addresses, clock, login, people, work
 from portal.people import Question
 from portal.views.login import complete_page
 
@@ -14,12 +14,34 @@ async def link(request: Request) -> Response:
     found = await request.app.state.database.read(
         people.question, request.state.portal.id, token, clock.now()
     )
+    if found is None:
+        return await _own(request, token)
     if not isinstance(found, Question):
         return _over(request, "used" if found == "used" else "over")
     return complete_page(
         request,
         "join.html",
         state="asks",
+        own=False,
+        token=token,
+        address=login.masked(found.address),
+        other=login.masked(found.other),
+        asked_at=found.asked_at,
+    )
+
+
+async def _own(request: Request, token: str) -> Response:
+    """The same for a mail that somebody asked for who is signed in under another address."""
+    found = await request.app.state.database.read(
+        addresses.question, request.state.portal.id, token, clock.now()
+    )
+    if not isinstance(found, addresses.Question):
+        return _over(request, "used" if found == "used" else "over")
+    return complete_page(
+        request,
+        "join.html",
+        state="asks",
+        own=True,
         token=token,
         address=login.masked(found.address),
         other=login.masked(found.other),
@@ -30,6 +52,14 @@ async def link(request: Request) -> Response:
 async def prove(request: Request) -> Response:
     """Whoever reads mail there says that both addresses are theirs."""
     portal, token, database = request.state.portal, _token(request), request.app.state.database
+    own = await database.write(addresses.prove_by_link, portal.id, token, clock.now())
+    if isinstance(own, login.Spent):
+        work.nudge()
+        return complete_page(request, "join.html", state="done")
+    if isinstance(own, addresses.NotJoined):
+        return complete_page(request, "join.html", 409, state="not", why=own.why)
+    if own == "used":
+        return _over(request, "used")
     if await database.write(people.prove, portal.id, token, clock.now()):
         work.nudge()
         return complete_page(request, "join.html", state="done")

@@ -7,7 +7,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from portal import clock, offers, queries, render, work
+from portal import checks, clock, offers, queries, render, work
 from portal.connect import simulator
 from portal.gateways import facts
 from portal.gateways.base import Leave
@@ -41,7 +41,49 @@ async def show(request: Request) -> Response:
     if page is None:
         raise HTTPException(404)
     title = _("Order {number}").format(number=page.number) if page.number else page.title or _("Order")
-    return render.tab(request, "orders", page, body="partials/order.html", title=title)
+    check = await _check(request, page)
+    here = f"/customers/orders/{render.id_text(page.id)}"
+    return render.tab(
+        request, "orders", page, body="partials/order.html", title=title, check=check, here=here
+    )
+
+
+async def _check(request: Request, page: queries.OrderPage) -> checks.Check | None:
+    """How it stands with having it checked; None where nothing is open."""
+    if page.status not in checks.OPEN["order_"] or page.missing:
+        return None
+    found: checks.Check = await request.app.state.database.read(
+        checks.now_of, request.state.customer.id, page.id
+    )
+    return found
+
+
+@signed_in
+async def check(request: Request) -> Response:
+    """The piece about checking by itself; on to the whole order once there is nothing open any more."""
+    order_id = request.path_params["order_id"]
+    page = await request.app.state.database.read(
+        queries.order, request.state.portal.id, request.state.customer.id, order_id
+    )
+    if page is None:
+        raise HTTPException(404)
+    found, here = await _check(request, page), f"/customers/orders/{render.id_text(order_id)}"
+    if found is None or not render.is_partial(request):
+        return render.see_other(request, here)
+    return render.page(request, "partials/check.html", check=found, here=here)
+
+
+@signed_in
+async def check_again(request: Request) -> Response:
+    """Somebody has paid: have the processor asked."""
+    state, order_id = request.app.state, request.path_params["order_id"]
+    wanted = await state.database.write(
+        checks.want, request.state.portal.id, request.state.customer.id, "order_", order_id, clock.now()
+    )
+    if wanted is None:
+        raise HTTPException(404)
+    work.nudge()
+    return await check(request)
 
 
 @signed_in

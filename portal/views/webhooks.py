@@ -1,6 +1,7 @@
 """`POST /webhooks/{account token}`: proved, stored, answered; nothing else happens here."""
 
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
@@ -25,7 +26,7 @@ async def receive(request: Request) -> Response:
         return PlainTextResponse("The signature is not right.", 400)
     except Unavailable:
         return PlainTextResponse("The certificate could not be had; please send again.", 503)
-    except DBAPIError:
+    except (DBAPIError, PoolTimeout):
         return PlainTextResponse("Not stored; please send again.", 503, headers={"Retry-After": "10"})
     work.nudge()
     return Response(status_code=200)

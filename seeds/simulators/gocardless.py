@@ -10,6 +10,7 @@ import calendar
 import hashlib
 import hmac
 import json
+import operator
 import threading
 from collections.abc import Callable
 from datetime import UTC, date, datetime, time, timedelta
@@ -31,6 +32,15 @@ WAITING = ("pending_customer_approval", "pending_submission", "submitted")
 TAKEN = ("confirmed", "paid_out")
 CHARGEABLE = ("pending_customer_approval", "pending_submission", "submitted", "active")
 FILTERS = ("subscription", "mandate", "customer", "payment", "creditor")
+CREATED = {
+    f"created_at[{name}]": compare
+    for name, compare in {
+        "gt": operator.gt,
+        "gte": operator.ge,
+        "lt": operator.lt,
+        "lte": operator.le,
+    }.items()
+}
 CHANGEABLE = {"amount", "name", "metadata", "payment_reference", "retry_if_possible", "app_fee"}
 SCHEMES = {"GBP": "bacs", "EUR": "sepa_core", "SEK": "autogiro", "DKK": "betalingsservice", "AUD": "becs"}
 SCHEMES |= {"NZD": "becs_nz", "CAD": "pad", "USD": "ach"}
@@ -175,6 +185,8 @@ class Simulator(Harness):
             for given in query.keys() - {"limit", "after", "before"}:
                 if given in FILTERS:
                     rows = [one for one in rows if self._is_of(one, given, query[given])]
+                elif given in CREATED:
+                    rows = [one for one in rows if CREATED[given](one["created_at"], query[given])]
                 elif given in ("status", "action", "resource_type"):
                     rows = [one for one in rows if one.get(given) == query[given]]
                 else:

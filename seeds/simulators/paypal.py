@@ -110,6 +110,7 @@ class Simulator(Harness):
             "GET /v2/payments/captures/{id}": self._capture,
             "GET /v2/payments/refunds/{id}": self._refund,
             "GET /v2/invoicing/invoices": self._invoices,
+            "POST /v2/invoicing/search-invoices": self._found_invoices,
             "GET /v2/invoicing/invoices/{id}": self._invoice,
             "GET /v1/notifications/webhooks": self._webhooks,
             "POST /v1/notifications/webhooks": self._add_webhook,
@@ -786,6 +787,17 @@ class Simulator(Harness):
         self._need(app, "invoicing")
         size, number = _paging(request, 100)
         rows = self._all("invoices", app)[::-1]
+        shown = [self._shown_invoice(one) for one in rows[(number - 1) * size : number * size]]
+        pages = {"total_items": len(rows), "total_pages": -(-len(rows) // size)}
+        counted = pages if request.query_params.get("total_required") == "true" else {}
+        return {**counted, "items": shown, "links": [self._link(request.url.path, "self")]}
+
+    def _found_invoices(self, request: Request, app: Json) -> Json:
+        """By a part of the recipient's address, as a search does it."""
+        self._need(app, "invoicing")
+        size, number = _paging(request, 100)
+        wanted = str(request.state.body.get("recipient_email", "")).lower()
+        rows = [one for one in self._all("invoices", app)[::-1] if wanted in one["email"].lower()]
         shown = [self._shown_invoice(one) for one in rows[(number - 1) * size : number * size]]
         pages = {"total_items": len(rows), "total_pages": -(-len(rows) // size)}
         counted = pages if request.query_params.get("total_required") == "true" else {}

@@ -26,6 +26,7 @@ from starlette.routing import BaseRoute, Route
 from seeds.simulators._stripe import billing, demo, pages
 from seeds.simulators._stripe.books import DAY, Books, event_of, new_account, signature
 from seeds.simulators._stripe.contract import Validator, validator
+from seeds.simulators._stripe.crowd import Crowd, crowd
 from seeds.simulators._stripe.endpoints import Endpoint, answer, endpoint_for
 from seeds.simulators._stripe.shapes import webhook_endpoint
 from seeds.simulators._stripe.wire import API_VERSION, Json, Refusal, decode
@@ -50,6 +51,7 @@ class Simulator(Harness):
         self.lock = threading.RLock()  # builders may run while requests are answered
         self.quiet = False  # what happens now is told in events and sent to nobody
         self.state = {"counter": 0, "opened": 0, "accounts": {}, "keys": {}, "limited": 0}
+        self.crowds: dict[str, Crowd] = {}
 
     # Accounts
 
@@ -92,6 +94,12 @@ class Simulator(Harness):
             one_id = books.new_id("webhook_endpoint")
             books.put(webhook_endpoint(one_id, books.now, url, list(events), API_VERSION, secret))
             return one_id
+
+    def crowd(self, account: Account, people: int) -> Crowd:
+        """Let the lists of an account, which is empty, show so many people and what they bought; nothing is kept."""
+        with self.lock:
+            self.crowds[account.id] = crowd(self, account, people)
+            return self.crowds[account.id]
 
     def limit(self, calls: int) -> None:
         """Answer the next calls with 429."""
@@ -234,12 +242,23 @@ class Simulator(Harness):
         body = await request.body()
         with self.lock:
             request_id = f"req_Sim{len(self.calls):011d}"
+            if self.crowds and (page := self._of_crowd(request)) is not None:
+                return Response(page, headers={"Request-Id": request_id}, media_type="application/json")
             status, sent, headers = self._answer(request, body, request_id)
         return _json(
             status,
             sent,
             {"Request-Id": request_id, "Stripe-Version": API_VERSION} | headers,
         )
+
+    def _of_crowd(self, request: Request) -> str | None:
+        try:
+            books, _ = self._authenticate(request)
+        except Refusal:
+            return None  # and is refused as always
+        found = self.crowds.get(books.id)
+        asked = request.method == "GET" and found is not None
+        return found.page(request.url.path, _parameters(request, b"")) if asked and found else None
 
     def _answer(self, request: Request, body: bytes, request_id: str) -> tuple[int, Json, dict[str, str]]:
         path = request.url.path

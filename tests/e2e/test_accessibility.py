@@ -48,6 +48,9 @@ def test_the_way_in(looking: Page, demo: Demo) -> None:
     clean(looking)
     looking.goto(f"{demo.acme}/customers/login/nonsense")
     clean(looking)
+    for path in ("find-order", "find-order/sent"):
+        looking.goto(f"{demo.acme}/customers/{path}")
+        clean(looking)
 
 
 @pytest.mark.parametrize("person", ["ana", "ben", "chi", "dana", "emil", "fay", "gus", "hana"])
@@ -69,8 +72,9 @@ def test_pages_and_steps(looking: Page, demo: Demo) -> None:
     looking.locator("tbody [data-testid=order]").first.get_by_role("link").first.click()
     expect(looking.get_by_role("heading", level=1)).not_to_have_text("Orders")
     clean(looking)
-    looking.goto(f"{demo.acme}/customers/sessions")
-    clean(looking)
+    for path in ("sessions", "addresses"):
+        looking.goto(f"{demo.acme}/customers/{path}")
+        clean(looking)
     looking.goto(f"{demo.acme}/customers/orders/0000000000000")
     clean(looking)
     for verb in ("Cancel subscription", "Pause subscription", "Update payment method"):

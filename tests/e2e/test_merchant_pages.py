@@ -24,7 +24,7 @@ OF_PORTAL = (
         "/customers/unassigned",
     ),
     *("/events", "/processors", "/processors/matrix", "/processors/new/paypal", "/processors/new/klarna"),
-    *("/domain", "/domain/name", "/policy", "/plans", "/mails", "/mails/cancelled", "/privacy"),
+    *("/domain", "/domain/name", "/policy", "/plans", "/mails", "/mails/cancelled", "/privacy", "/sheets"),
     *("/developers", "/developers/keys/new", "/developers/endpoints/new"),
 )
 OF_MERCHANT = ("", "/people", "/security", "/audit", "/doctor", "/confirm", "/portals/new")

@@ -43,6 +43,16 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Databas
 
 
 @pytest.fixture
+def sqlite(empty_sqlite: Path, tmp_path: Path) -> Iterator[Database]:
+    """The same on SQLite alone, for what does not depend on the database."""
+    path = tmp_path / "portal.db"
+    shutil.copy(empty_sqlite, path)
+    database = Database(f"sqlite:///{path}", threads=4)
+    yield database
+    database.dispose()
+
+
+@pytest.fixture
 def new_database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[], str]]:
     """`new_database()` gives the address of a database without any tables, each time another one."""
     made: list[str] = []

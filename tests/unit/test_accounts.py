@@ -275,8 +275,10 @@ def test_connecting_seals_the_keys_and_wants_everything(database: Database) -> N
     assert VAULT.open(portal.id, account.id, account.credentials) == KEYS
     assert account.health == {"ok": True, "live": False, "account": "acct_1", "missing": [], "hint": None}
     assert account.checked_at is not None
+    [run] = rows(database, models.ImportRun)
+    assert (run.account_id, run.state) == (account.id, "waiting")
     assert [(job.kind, job.payload) for job in rows(database, models.Job)] == [
-        ("backfill", {"account": account.id})
+        ("backfill", {"account": account.id, "run": run.id})
     ]
     [written] = rows(database, models.Audit)
     assert (written.what, written.subject, written.portal_id) == (

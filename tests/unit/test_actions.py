@@ -160,7 +160,7 @@ class Scene:
             batch = await self.database.write(work.claim, clock.now(), 50)
             for job in batch:
                 if job.kind in ("mail", "login_mail"):
-                    await self.database.write(work.postpone, job.id, clock.now() + timedelta(days=9999))
+                    await self.database.write(work.postpone, job, clock.now() + timedelta(days=9999))
                 else:
                     await self.worker._one(job)
 

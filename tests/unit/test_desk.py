@@ -252,7 +252,9 @@ def sent(
 ) -> list[tuple[str, EmailMessage]]:
     found: list[tuple[str, EmailMessage]] = []
 
-    async def keep(settings: Settings, messages: Sequence[tuple[str, EmailMessage]]) -> list[Outcome | None]:
+    async def keep(
+        settings: Settings, messages: Sequence[tuple[str, EmailMessage]], taken: object = None
+    ) -> list[Outcome | None]:
         found.extend(messages)
         return [None] * len(messages)
 
@@ -348,7 +350,11 @@ def test_both_are_told_of_a_join_and_no_address_is_given_away(
     assert shop.database.write_now(people.prove, shop.portal.id, token, now)
     ((to, message),) = sent(shop, monkeypatch, shop.jobs()[-1].payload)
     assert to == "ana@example.com"
-    assert "old@example.com was joined with your address" in words(message)
+    assert "From now on this address and old@example.com are one person" in words(message)
+    ((to, message),) = sent(shop, monkeypatch, shop.jobs()[-2].payload)
+    assert to == "old@example.com"
+    assert "a•••@example.com" in words(message)
+    assert "ana@example.com" not in message.as_string()
     # The ask is over: its mail is not written again.
     assert sent(shop, monkeypatch, job.payload) == []
 

@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from portal import clock, doctor, domains, models, tally
+from portal import clock, doctor, domains, models, rhythm, tally
 from portal.db import Database
 from portal.doctor import Finding
 from portal.gateways import http
@@ -592,9 +592,9 @@ def test_longer_silence_is_worse_and_less_so_for_test_keys(days: float, live: bo
 def test_a_burst_of_events_is_no_rhythm() -> None:
     begin = NOW - timedelta(days=30)
     bursts = [begin + timedelta(days=5 * day, seconds=second) for day in range(6) for second in range(20)]
-    assert doctor.longest_usual(bursts) is not None
-    assert timedelta(days=4) < (doctor.longest_usual(bursts) or timedelta(0)) <= timedelta(days=5)
-    assert doctor.longest_usual(bursts[:40]) is None  # two of them tell nothing
+    assert rhythm.longest_usual(bursts) is not None
+    assert timedelta(days=4) < (rhythm.longest_usual(bursts) or timedelta(0)) <= timedelta(days=5)
+    assert rhythm.longest_usual(bursts[:40]) is None  # two of them tell nothing
 
 
 def test_an_account_that_never_heard_anything(database: Database) -> None:
@@ -914,7 +914,7 @@ def test_the_command_exits_0_where_all_is_well(database: Database) -> None:
         done = run(url, "--json", PORTAL_SMTP_PORT=str(server.port))
     found = json.loads(done.stdout)
     assert done.returncode == 0, done.stdout + done.stderr
-    of_portals = {"webhooks", "delivery"}  # of which there are none
+    of_portals = {"webhooks", "delivery", "sync"}  # of which there are none
     assert {one["area"] for one in found} == {*doctor.MERCHANTS, *doctor.INSTALLATION} - of_portals
     assert not [one for one in found if one["state"] == "bad"]
     assert set(found[0]) == {"area", "state", "sentence", "todo", "about"}

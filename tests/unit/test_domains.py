@@ -1147,7 +1147,7 @@ def test_without_owners_the_merchants_address_is_told(database: Database, server
 def test_letters_are_whole_and_go_out(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     sent: list[Any] = []
 
-    async def keep(settings: Settings, messages: Any) -> list[None]:
+    async def keep(settings: Settings, messages: Any, taken: object = None) -> list[None]:
         sent.extend(messages)
         return [None] * len(messages)
 

@@ -12,7 +12,7 @@ from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 from sqlmodel import col
 
-from portal import clock, inbox, merchants, models, work
+from portal import accounts, clock, inbox, merchants, models, work
 from portal.db import Database
 from portal.gateways.base import Event, OrderRecord, Ref, Snapshot, Unavailable
 from portal.ids import new_id
@@ -448,9 +448,9 @@ def test_whose_a_job_is(shop: Shop) -> None:
 def test_a_sync_that_is_set_aside_stays_until_somebody_tries_it(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shop.database.write_now(enqueue, "backfill", {"account": shop.account.id}, clock.now(), None)
+    shop.database.write_now(enqueue, "check_account", {"account": shop.account.id}, clock.now(), None)
     monkeypatch.setattr(work, "TRIES", 1)
-    monkeypatch.setattr(work, "open_gateway", lambda *a, **k: (_ for _ in ()).throw(KeyError("x")))
+    monkeypatch.setattr(accounts, "open_gateway", lambda *a, **k: (_ for _ in ()).throw(KeyError("x")))
     asyncio.run(work.Worker(Settings(master_keys=MASTER_KEY, scheme="http"), shop.database).once())
     (one,) = shop.database.read_now(inbox.syncs, shop.portal.id).rows
     assert (one.parked, one.account, one.customer_id) == (True, "Main till", None)

@@ -67,7 +67,7 @@ TABLE: dict[str, str] = {
                 "ask_passkey",
                 "show_passkey",
             ),
-            *("join_link", "prove_join"),
+            *("join_link", "prove_join", "find_order", "ask_for_order", "find_order_sent"),
             *("merchant_sign_out", "setup", "take_setup", "invitation", "take_invitation", "merchant_static"),
         ),
         PUBLIC,
@@ -91,11 +91,15 @@ TABLE: dict[str, str] = {
                 "withdraw",
                 "refund",
                 "pay_order",
+                "check_order",
+                "check_order_again",
+                "check_payment_again",
                 "leave_start",
                 "leave",
                 "invoice",
             ),
             *("upcoming", "calendar", "payments", "sessions", "end_sessions", "end_session"),
+            *("addresses", "add_address", "prove_address", "ask_remove_address", "remove_address"),
         ),
         CUSTOMER,
     ),
@@ -125,10 +129,20 @@ TABLE |= {
                 "domain_state",
                 "view_as",
             ),
-            *("processors", "matrix", "account", "account_events", "developers", "endpoint", "deliveries"),
+            *(
+                "processors",
+                "matrix",
+                "account",
+                "account_events",
+                "account_import",
+                "developers",
+                "endpoint",
+                "deliveries",
+            ),
             *("doctor", "doctor_area", "merchant_requests", "ready_answers", "merchant_request"),
             *("merchant_customers", "unassigned", "unassigned_record", "assigned", "merchant_customer"),
             *("merchant_order", "merchant_customer_list", "merchant_events", "merchant_event", "event_body"),
+            *("sheets", "sheet_template", "sheet", "sheet_state"),
             *("delivery", "policy", "plans", "account_plans", "mails", "mail", "preview_mail", "privacy"),
         ),
         "viewer",
@@ -144,11 +158,13 @@ TABLE |= {
                 "switch",
                 "look_now",
             ),
+            *("start_import", "stop_import"),
             *("change_account", "check_account", "test_event", "test_endpoint", "resend_delivery"),
             *("change_policy", "save_plan", "move_plan", "change_sender", "change_mail", "our_words"),
             *("test_mail", "change_privacy", "doctor_keys", "save_ready_answer", "answer_request", "export"),
             *("assign_record", "undo_assignment", "export_customer", "ask_join", "undo_join"),
             *("replay_parked", "retry_sync", "replay_event"),
+            *("take_sheet", "run_sheet", "sheet_problems"),
         ),
         "editor",
     ),
@@ -174,7 +190,14 @@ TABLE |= {
     **dict.fromkeys(
         (
             *("api_portal_sessions", "api_accounts", "api_customers", "api_customer", "api_orders"),
-            *("api_push_orders", "api_order", "api_subscriptions", "api_payments", "api_requests"),
+            *(
+                "api_push_orders",
+                "api_add_orders",
+                "api_order",
+                "api_subscriptions",
+                "api_payments",
+                "api_requests",
+            ),
             *("api_request_done", "api_request_decline", "api_events"),
         ),
         KEY,
@@ -360,6 +383,14 @@ def more(database: Database, world: World, canary: str) -> None:
         kind="backfill", payload=payload, run_at=now, created_at=now, parked_at=now, error=canary
     )
     world.ids["job_id"] = save(database, job).id
+    sheet = models.Sheet(
+        portal_id=world.portal.id, account_id=world.ids["account_id"], name=f"{canary}.csv", kind="csv",
+        header=[canary], mapping=["email"], rules={}, first=[[2, canary]], state="done", asked_by=canary,
+        created_at=now,
+    )  # fmt: skip
+    world.ids["sheet_id"] = save(database, sheet).id
+    wrong = {"portal_id": world.portal.id, "sheet_id": world.ids["sheet_id"], "line": 2}
+    save(database, models.SheetProblem(**wrong, column=canary, sentence=canary))
     assignment = models.Assignment(
         portal_id=world.portal.id,
         account_id=world.ids["account_id"],

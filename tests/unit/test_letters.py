@@ -20,7 +20,9 @@ def test_the_code_of_a_sign_in_mail_stands_in_its_body_and_in_no_header(
     make_customer(database, portal)
     sent: list[tuple[str, EmailMessage]] = []
 
-    async def keep(settings: Settings, messages: Sequence[tuple[str, EmailMessage]]) -> list[Outcome | None]:
+    async def keep(
+        settings: Settings, messages: Sequence[tuple[str, EmailMessage]], taken: object
+    ) -> list[Outcome | None]:
         sent.extend(messages)
         return [None] * len(messages)
 

@@ -103,7 +103,8 @@ def test_an_ask_runs_the_same_statements_for_a_customer_and_for_nobody(
     known = _statements(database, lambda: ask(database, portal, "ana@example.com"))
     unknown = _statements(database, lambda: ask(database, portal, "nobody@example.com"))
     assert known == unknown
-    assert not any("customer" in statement.replace("'customer'", "") for statement in known)
+    asked = [statement.replace("'customer'", "").replace("customer_id", "") for statement in known]
+    assert not any("customer" in statement for statement in asked)
 
 
 def test_a_wrong_code_runs_the_same_statements_for_a_customer_and_for_nobody(

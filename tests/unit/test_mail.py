@@ -67,6 +67,13 @@ CONTEXTS: dict[str, dict[str, Any]] = dict.fromkeys(NEEDS, ABOUT_ACTION) | {
         "asked_at": NOW,
         "browser": "Firefox on Windows",
     },
+    "address": {
+        "link": "http://acme.localhost:8000/customers/join/the-token",
+        "code": "K7M2QX",
+        "asked_at": NOW,
+        "browser": "Firefox on Windows",
+        "other": "b•••@example.com",
+    },
     "new_device": {"at": NOW, "browser": "Safari on iPhone"},
     "note": NOTE,
     "merchant_note": NOTE,

@@ -78,3 +78,30 @@ def test_too_many_fields_and_too_long_texts_are_refused() -> None:
     many = {f"f{number}": "x" for number in range(MOST_FIELDS + 1)}
     assert client.post("/", data=many, files={"logo": ("a", b"x")}).status_code == 413
     assert client.post("/", data={"a": "x" * 30_000}, files={"logo": ("a", b"x")}).status_code == 413
+
+
+async def on_disk(request: Request) -> Response:
+    form = await read_form(request, MOST, on_disk=True)
+    found = form.file("file")
+    assert found is not None
+    assert found.file is not None
+    found.file.seek(0)
+    told = {
+        "size": found.size,
+        "large": found.too_large,
+        "kept": len(found.file.read()),
+        "text": form.text("a"),
+    }
+    form.close()
+    assert found.file.closed
+    return JSONResponse(told)
+
+
+def test_a_file_that_is_large_by_its_nature_lies_on_the_disk() -> None:
+    app = Starlette(routes=[Route("/", on_disk, methods=["POST"])])
+    with TestClient(app) as there:
+        fits = there.post("/", data={"a": "b"}, files={"file": ("a.csv", b"x" * MOST)}).json()
+        large = there.post("/", data={"a": "b"}, files={"file": ("a.csv", b"x" * 300_000)}).json()
+    assert fits == {"size": MOST, "large": False, "kept": MOST, "text": "b"}
+    assert (large["large"], large["text"]) == (True, "b")
+    assert large["kept"] <= MOST

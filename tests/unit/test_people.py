@@ -520,6 +520,8 @@ def test_one_click_parts_them_again(shop: Shop) -> None:
         ("address.parted", "ana@example.com"),
         ("address.parted", "old@example.com"),
     ]
+    told = [(job.payload["template"], job.payload.get("whose")) for job in shop.jobs("mail")]
+    assert told[1:] == [(what, whose) for what in ("joined", "parted") for whose in ("further", "main")]
     with pytest.raises(LookupError):
         shop.undo(join_id)
     shop.join("ana@example.com", "old@example.com")  # and may be joined anew

@@ -111,7 +111,7 @@ def test_a_mail_is_counted_by_what_became_of_it(
     make_customer(database, portal)
 
     async def answer(
-        settings: Settings, messages: Sequence[tuple[str, EmailMessage]]
+        settings: Settings, messages: Sequence[tuple[str, EmailMessage]], taken: object = None
     ) -> list[Outcome | None]:
         return [outcome] * len(messages)
 

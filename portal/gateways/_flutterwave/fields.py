@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from portal.gateways import base, wire
-from portal.gateways.base import Unavailable
+from portal.gateways.base import Unreadable
 from portal.gateways.wire import Json, moment, part, text
 from portal.intervals import add_months
 from portal.money import Money
@@ -155,7 +155,7 @@ def id_of(said: Json, *names: str) -> str:
     """An id as text, since it is a number in one answer and text in another; Unavailable where none is told."""
     found = text(first(said, *names))
     if found is None:
-        raise Unavailable(BUSY, f"It has no {' or '.join(names)}.")
+        raise Unreadable(BUSY, f"It has no {' or '.join(names)}.")
     return found
 
 

@@ -24,8 +24,10 @@ from portal.gateways.base import (
     SubscriptionRecord,
     Unavailable,
 )
+from portal.gateways.wire import objects, sifted
 
-STEPS = ("customer", "subscription", "invoice", "order", "payment")
+# What has an address of its own comes first, so that customers find theirs while the rest is still being read.
+STEPS = ("subscription", "order", "invoice", "payment", "customer")
 
 
 class Reader:
@@ -36,17 +38,20 @@ class Reader:
         self._names: dict[str, str | None] = {}
 
     async def backfill(self, cursor: str | None = None) -> AsyncIterator[Page]:
-        """Customers, subscriptions, invoices, Checkout orders, charges; the cursor holds the list and the last id."""
+        """Subscriptions, Checkout orders, invoices, charges, customers, newest first; the cursor holds the list and the
+        last id."""
         place: Json = json.loads(cursor) if cursor else {"step": STEPS[0], "after": None}
         while True:
             step, as_of = place["step"], clock.now()
             path, params, read = self._lists()[step]
             page = await self._wire.read(path, limit=100, starting_after=place["after"], **params)
-            rows = rows_of(page)
+            rows = [dict(row) for row in objects(page.get("data"))]
             with legible():
-                found = shapes.snapshot(as_of, await read(rows))
-            if page.get("has_more") and rows:
-                place = {"step": step, "after": rows[-1]["id"]}
+                parts = await sifted(f"{step}s", rows, read)
+            found = shapes.snapshot(as_of, [record for part in parts for record in part])
+            last = next((one for row in reversed(rows) if (one := id_of(as_dict(row).get("id")))), None)
+            if page.get("has_more") and last:
+                place = {"step": step, "after": last}
             elif step == STEPS[-1]:
                 yield Page(found, None)
                 return
@@ -84,7 +89,7 @@ class Reader:
         ]
 
     async def _listed_invoices(self, rows: list[Json]) -> list[Record]:
-        """Which charge paid an invoice, and which order it is of, the charges tell later."""
+        """Which charge paid an invoice, and which order it is of, the charges tell."""
         return [
             shapes.without(shapes.invoice_record(row, await self._lines(row)), "payment", "order")
             for row in rows

@@ -4,6 +4,7 @@ from base64 import b64encode
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from portal import clock
@@ -190,6 +191,10 @@ class Reader:
         last = text(rows[-1].get("id")) if rows else None
         goes_on = more and last not in (None, after)
         walk |= {"after": last} if goes_on else {"list": FOLLOWING[name], "after": None}
+        parts = await wire.sifted(name, rows, partial(self._of_list, name, walk))
+        return [record for part in parts for record in part]
+
+    async def _of_list(self, name: str, walk: dict[str, Any], rows: list[Json]) -> list[Record]:
         if name == "invoices":
             known = [row for row in rows if text(row.get("id"))]
             return [*map(shapes.order, known), *map(shapes.invoice, known)]

@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from portal import accounts, clock, matrix, merchants, models, render, work
+from portal import accounts, clock, imports, matrix, merchants, models, render, work
 from portal.accounts import Change, Checked, Field, Late, Typed
 from portal.gateways import facts
 from portal.gateways.capabilities import Facts
@@ -56,6 +56,8 @@ _DONE = {
     "back": lambda: _("Connected again. Everything that the processor lists is being read in now."),
     "saved": lambda: _("Saved."),
     "checked": lambda: _("Checked just now."),
+    "reading": lambda: _("Everything that the processor lists is being read in."),
+    "stopping": lambda: _("It stops. What was read in stays."),
     "gone": lambda: _("Disconnected. The keys are forgotten; what is known stays."),
     "gone_webhook": lambda: _(
         "Disconnected. The keys are forgotten. The webhook could not be taken away: remove it in the processor's "
@@ -80,7 +82,7 @@ class Managed:
     events: tuple[accounts.EventRow, ...]
     repeated_at: datetime | None  # when a known event came once more
     note: str  # what is left to do by hand after a registration
-    importing: bool
+    run: models.ImportRun | None  # the last reading-in
 
 
 def _managed(db: Session, vault: Vault, portal_id: int, account_id: int) -> Managed | None:
@@ -94,7 +96,7 @@ def _managed(db: Session, vault: Vault, portal_id: int, account_id: int) -> Mana
         tuple(accounts.last_events(db, account_id)),
         accounts.repeated_at(db, account_id),
         accounts.webhook_note(db, account_id),
-        db.get(models.Setting, f"backfill:{account_id}") is not None,
+        imports.newest(db, account_id),
     )
 
 
@@ -165,7 +167,22 @@ async def _show(
         switches=shown,
         wishes=[(key, names[key]) for key in _switchable(table, account.variant)],
         looks=_looks(request, found.events, found.repeated_at),
+        **_reading(account, found.run),
     )
+
+
+def _reading(account: models.Account, run: models.ImportRun | None) -> dict[str, Any]:
+    """What the piece on reading everything in shows."""
+    lists, missing = imports.given(account.processor, account.variant)
+    progress = imports.progress(run, clock.now())
+    left = imports.duration(progress.left_s) if progress and progress.left_s else None
+    return {
+        "progress": progress,
+        "left": left,
+        "lists": lists,
+        "missing": missing,
+        "kinds": imports.kinds(),
+    }
 
 
 def _switchable(table: Facts, variant: str | None) -> list[Any]:
@@ -367,6 +384,66 @@ async def events(request: Request) -> Response:
         here=here(request, f"/{id_text(account.id)}"),
         site=request.state.site,
     )
+
+
+# Reading everything in
+
+
+@merchants.in_portal("viewer")
+async def reading(request: Request) -> Response:
+    """How far it is, alone, for the page that looks again and again."""
+    account = await _account(request)
+    run = await request.app.state.database.read(imports.newest, account.id)
+    return render.page(
+        request,
+        "partials/settings/processor_import.html",
+        person=request.state.person,
+        account=account,
+        table=facts(account.processor),
+        here=here(request, f"/{id_text(account.id)}"),
+        site=request.state.site,
+        **_reading(account, run),
+    )
+
+
+@merchants.in_portal("editor")
+async def start_reading(request: Request) -> Response:
+    """Begin, go on where it was stopped, or begin anew."""
+    account = await _connected(request)
+    if not accounts.lists(account.processor, account.variant):
+        raise HTTPException(404)
+    form = await request.form(max_files=0, max_fields=5)
+    anew = text(form, "anew") == "yes"
+    await request.app.state.database.write(_start, request.state.person, account, anew, clock.now())
+    work.nudge()
+    return render.see_other(request, here(request, f"/{id_text(account.id)}?done=reading#reading"))
+
+
+def _start(db: Session, person: merchants.Person, account: models.Account, anew: bool, now: datetime) -> None:
+    before = imports.newest(db, account.id)
+    if before is not None and before.state in ("waiting", "running") and not before.stop_wanted:
+        return  # pressed twice
+    run = imports.start(db, account, now, person.email, anew)
+    told = {"goes on after": run.objects} if run.objects else None
+    subject = accounts.called(account)
+    merchants.audit(db, person, "import.started", subject=subject, after=told, portal_id=account.portal_id)
+
+
+@merchants.in_portal("editor")
+async def stop_reading(request: Request) -> Response:
+    """Stop after the page in hand."""
+    account = await _account(request)
+    await request.app.state.database.write(_stop, request.state.person, account, clock.now())
+    return render.see_other(request, here(request, f"/{id_text(account.id)}?done=stopping#reading"))
+
+
+def _stop(db: Session, person: merchants.Person, account: models.Account, now: datetime) -> None:
+    run = imports.stop(db, account.id, now)
+    if run is not None:
+        subject, after = accounts.called(account), {"read in": run.objects}
+        merchants.audit(
+            db, person, "import.stopped", subject=subject, after=after, portal_id=account.portal_id
+        )
 
 
 # Changing keys

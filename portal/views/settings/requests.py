@@ -30,6 +30,7 @@ def kinds() -> dict[str, str]:
         "pay_now": _("Pay what is open"),
         "refund": _("Refund"),
         "offer": _("What you offer in place of cancelling"),
+        "find_order": _("Find an order"),
     }
 
 
@@ -137,9 +138,12 @@ async def answer(request: Request) -> Response:
             do,
             sentence,
             clock.now(),
+            give="give" in form,
         )
     except requests.NotOpen:
         return _late(request, await _page(request), sentence, template)
+    except merchants.Refused as refused:
+        return _draw(request, page, sentence, template, {"form": str(refused)})
     work.nudge()
     return render.see_other(request, _here(request, f"/{id_text(page.row.id)}?done=answered"))
 

@@ -35,7 +35,7 @@ def test_table_and_adapter_agree_both_ways(processor: str) -> None:
 @each
 def test_every_fact_has_a_source_and_a_day_that_has_been(processor: str) -> None:
     table = facts(processor)
-    found: list[Any] = [*table.capabilities.values(), *table.webhooks, *table.backfill]
+    found: list[Any] = [*table.capabilities.values(), *table.webhooks, *table.backfill, table.sync]
     for fact in found:
         assert fact.source.startswith("https://"), fact
         assert date(2026, 1, 1) <= fact.checked <= date(2030, 1, 1), fact
@@ -94,6 +94,12 @@ help = "Off until switched on."
 scheme = "hmac-sha256"
 proves = "body"
 registration = "api"
+source = "https://acme.example/docs"
+checked = 2026-11-22
+
+[sync]
+by = "changes"
+minutes = 30
 source = "https://acme.example/docs"
 checked = 2026-11-22
 
@@ -163,6 +169,24 @@ def test_registering_by_api_and_the_adapter_agree_both_ways(
     ]
 
 
+def test_kept_events_and_the_adapter_agree_both_ways(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept, by_hand = 'by = "events"\nkeeps_days = 30', 'registration = "dashboard"'
+    for by, method, agree in (
+        (kept, ("kept_events",), True),
+        (kept, (), False),
+        ('by = "changes"', ("kept_events",), False),
+        ('by = "changes"', (), True),
+    ):
+        change = swap('by = "changes"', by)
+        said = words_on_webhooks(
+            tmp_path,
+            monkeypatch,
+            lambda text, change=change: change(text).replace('registration = "api"', by_hand),  # type: ignore[misc]
+            *method,
+        )
+        assert said == ([] if agree else ["acme: `sync.by` and kept_events do not agree"])
+
+
 def test_test_events_and_the_adapter_agree_both_ways(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tests = swap('registration = "api"', 'registration = "dashboard"\ntest_event = true')
     none = swap('registration = "api"', 'registration = "dashboard"')
@@ -217,6 +241,11 @@ BROKEN: dict[str, tuple[Callable[[str], str], str]] = {
         in_key("change_plan", '"none"', '"direct"'),
         "change_plan lists what it `changes`",
     ),
+    "events that nobody knows how long are kept": (
+        swap('by = "changes"', 'by = "events"'),
+        "`keeps_days` goes with events",
+    ),
+    "a look that never comes": (swap("minutes = 30", "minutes = 0"), "`minutes` is between"),
     "when without condition": (put("pause", 'when = [{ mode = "request" }]\n'), "needs a condition"),
     "when with an unknown option": (
         put("pause", 'when = [{ option = "resume", mode = "request" }]\n'),

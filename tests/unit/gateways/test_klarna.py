@@ -1257,7 +1257,7 @@ eve@example.com,,contract-9,Paper,,,,
 
 
 def test_the_merchants_list_tells_tokens_and_plans() -> None:
-    noor, *shared, eve = Adapter.read_tokens_csv(LIST).subscriptions
+    noor, *shared, eve = Adapter.read_file(LIST).subscriptions
     assert (noor.remote_id, noor.email, noor.title) == (CLUB.id, "noor@example.com", "Coffee club")
     assert (noor.amount, noor.interval) == (Money(24900, "SEK"), Interval("month"))
     assert noor.next_payment == NextPayment(date(2026, 12, 10), Money(24900, "SEK"), "merchant")
@@ -1280,7 +1280,7 @@ def test_the_merchants_list_tells_tokens_and_plans() -> None:
 )
 def test_a_bad_list_is_refused_with_its_lines(text: str, complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
-        Adapter.read_tokens_csv(text)
+        Adapter.read_file(text)
 
 
 # The backfill

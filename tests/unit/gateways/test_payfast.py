@@ -1326,7 +1326,7 @@ def test_backfill_signs_its_question() -> None:
 
 def test_list_of_tokens_gives_orders_and_subscriptions_an_e_mail_and_claims_no_more() -> None:
     text = f"\ufefftoken , Email,m_payment_id,note\n{TOKEN},thandi@example.org,SO-7,x\n,sipho@example.org,SO-8,\n\n"
-    snapshot = Adapter.read_tokens_csv(text)
+    snapshot = Adapter.read_file(text)
     assert [(order.remote_id, order.email, order.subscription) for order in snapshot.orders] == [
         ("SO-7", "thandi@example.org", TOKEN),
         ("SO-8", "sipho@example.org", None),

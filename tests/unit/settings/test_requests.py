@@ -11,7 +11,14 @@ from sqlalchemy import select
 from portal import clock, merchants, models
 from portal.db import Database
 from portal.ids import id_text
-from tests.unit.builders import make_account, make_customer, make_request, make_subscription
+from tests.unit.builders import (
+    make_account,
+    make_customer,
+    make_payment,
+    make_request,
+    make_subscription,
+    save,
+)
 from tests.unit.settings.conftest import HTMX, Desk, address, make_person, sign_in, sign_in_as
 
 
@@ -268,3 +275,53 @@ def test_there_are_only_so_many(client: Desk, shop: Shop) -> None:
 def test_the_page_is_one_of_the_merchants_alone(client: Desk, shop: Shop) -> None:
     assert client.get(address(shop.site, "/requests")).status_code == 303
     assert merchants.ROLES[0] == "viewer"
+
+
+# An order that somebody looks for
+
+
+def looked_for(shop: Shop, payment: models.Payment | None) -> models.Request:
+    now, params = clock.now(), {"reference": "A-1001", "last4": "4242", "amount": "24.00", "currency": "USD"}
+    row = models.Request(
+        portal_id=shop.site.id,
+        account_id=payment.account_id if payment else None,
+        contact="ana@right.example",
+        subject_id=payment.id if payment else shop.row.id,
+        kind="find_order",
+        reference="FND-234",
+        what="A-1001",
+        params={**params, "placed_on": "2026-11-12", "payment": id_text(payment.id) if payment else None},
+        history=[{"at": now.isoformat(), "who": "customer", "what": "asked", "text": None}],
+        due_at=now + timedelta(days=3),
+        created_at=now,
+    )
+    return save(shop.database, row)  # type: ignore[no-any-return]
+
+
+def test_who_looks_for_an_order_is_shown_unverified_and_given_it_by_a_tick(client: Desk, shop: Shop) -> None:
+    payment = make_payment(shop.database, shop.account, shop.ana)
+    row = looked_for(shop, payment)
+    sign_in(client, shop.database, shop.site, "editor")
+    listed = client.get(address(shop.site, "/requests")).text
+    assert "ana@right.example" in listed
+    page = client.get(shop.page(row)).text
+    assert "Not verified" in page
+    assert payment.remote_id in page
+    assert "All of it is true of a payment of" in page
+    assert client.post(shop.page(row), data={"do": "done", "give": "1"}).status_code in (204, 303)
+    (said,) = shop.all(models.Assignment)
+    moved = shop.database.read_now(lambda db: db.get_one(models.Payment, payment.id))
+    whose = shop.database.read_now(lambda db: db.get_one(models.Customer, moved.customer_id or 0))
+    assert (whose.email, said.customer_id) == ("ana@right.example", whose.id)
+    assert "Answered" in client.get(shop.page(row)).text
+
+
+def test_what_was_not_found_can_be_answered_and_not_given(client: Desk, shop: Shop) -> None:
+    row = looked_for(shop, None)
+    sign_in(client, shop.database, shop.site, "editor")
+    page = client.get(shop.page(row)).text
+    assert "Nothing the portal knows" in page
+    assert 'name="give"' not in page
+    client.post(shop.page(row), data={"do": "declined", "sentence": "Write to us.", "give": "1"})
+    assert shop.now(row.id).status == "declined"
+    assert shop.all(models.Assignment) == []

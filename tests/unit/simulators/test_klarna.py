@@ -304,9 +304,7 @@ def test_classic_deliveries_tell_orders_and_no_subscription(sim: Simulator) -> N
 def test_a_classic_shop_hands_its_tokens_over_in_a_list(sim: Simulator) -> None:
     classic = opened(sim, 2, filled=False)
     token = sim.sign_up(sim.account(classic), "noor@example.com", [COFFEE])
-    (listed,) = Adapter.read_tokens_csv(
-        f"email,token,plan\nnoor@example.com,{token},coffee-club\n"
-    ).subscriptions
+    (listed,) = Adapter.read_file(f"email,token,plan\nnoor@example.com,{token},coffee-club\n").subscriptions
     record = fetch(sim, classic, Ref("subscription", listed.remote_id, listed))
     assert (record.status, record.method and record.method.remote_id) == ("active", token)
 
