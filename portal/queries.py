@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import BigInteger, ColumnElement, Select, Table, and_, bindparam, or_, select, tuple_
+from sqlalchemy import BigInteger, ColumnElement, Select, Table, and_, bindparam, case, or_, select, tuple_
 from sqlalchemy.orm import Session
 from sqlmodel import col
 
@@ -234,6 +234,8 @@ ORDER = select(
     _order.c.missing_at,
 ).where(_of_customer(_order), _order.c.id == bindparam("id"))
 
+# A payment may hang on an order that is another's: that one is not told.
+_IS_THEIRS = and_(_order.c.portal_id == _payment.c.portal_id, _order.c.customer_id == _payment.c.customer_id)
 _PAYMENT_COLUMNS = (
     _payment.c.id,
     _payment.c.status,
@@ -248,18 +250,14 @@ _PAYMENT_COLUMNS = (
     _payment.c.after_end_at,
     _payment.c.account_id,
     _payment.c.remote_id,
-    _order.c.id.label("order_id"),
-    _order.c.number.label("order_number"),
+    case((_IS_THEIRS, _order.c.id)).label("order_id"),
+    case((_IS_THEIRS, _order.c.number)).label("order_number"),
 )
 _PAYMENTS = select(*_PAYMENT_COLUMNS).join_from(
     _payment,
     _order,
-    and_(
-        _order.c.account_id == _payment.c.account_id,
-        _order.c.remote_id == _payment.c.order_remote,
-        _order.c.portal_id == _payment.c.portal_id,
-        _order.c.customer_id == _payment.c.customer_id,
-    ),
+    # No more than its key: with the customer here too, PostgreSQL goes through all of their orders for each payment.
+    and_(_order.c.account_id == _payment.c.account_id, _order.c.remote_id == _payment.c.order_remote),
     isouter=True,
 )
 PAYMENTS = _newest_first(_PAYMENTS, _payment)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import tabs, weight
+from bench import scale, tabs, weight
 from tests.postgres import programs
 
 ROOT = Path(__file__).parents[2]
@@ -113,3 +113,48 @@ def test_pages_within_the_limits_pass() -> None:
 )
 def test_one_page_past_a_limit_is_enough_to_fail(figure: str, value: float, broken: str) -> None:
     assert [limit.what for limit in weight.check(weighed(**{figure: value})) if not limit.held] == [broken]
+
+
+@pytest.mark.parametrize("db", ["sqlite", "postgresql"])
+def test_every_screen_is_measured_and_a_missing_index_is_found(db: str) -> None:
+    if db == "postgresql" and programs() is None:
+        pytest.skip("no PostgreSQL here")
+    with scale.Home() as home:
+        (built,) = home.build_all(db, [2_000])
+        found = asyncio.run(scale.measure([built], rounds=1, requests=2))
+        assert home.build_all(db, [2_000]) == [built]  # it is there already
+        with scale.connected(built.url) as connection:
+            connection.execute("DROP INDEX ix_order_list")
+        shop = scale.Shop(built, visits=1)
+        worse = asyncio.run(scale.look_at_plans(shop, ["orders of many", "asked"]))
+        shop.close()
+    one = found["sizes"]["2000"]
+    assert one["rows"]["order_"] == 2_000
+    assert one["rows"]["payment"] == 4_000
+    assert one["bytes_per_order"] > 1_000
+    assert set(one["screens"]) == set(scale.SCREENS)
+    bad_ones = {name for name, screen in one["screens"].items() if not screen["plan_ok"]}
+    assert bad_ones == set(), scale.wrong(db, found)
+    for screen in one["screens"].values():
+        assert 0 < screen["p50_ms"] <= screen["p99_ms"]
+        assert min(screen["cpu_us"], screen["bytes"], screen["statements"], screen["work"]) > 0
+    (bad,) = worse["orders of many"].bad
+    assert "sorts" in bad["why"]
+    assert "FROM order_" in bad["statement"]
+    assert worse["asked"].bad == []
+
+
+def test_a_screen_that_slows_down_and_a_bad_plan_make_it_fail() -> None:
+    bad = {"why": "reads all of payment", "statement": "SELECT 1 FROM payment", "plan": ["SCAN payment"]}
+    screens = {"orders": {"bad": []}, "payments": {"bad": [bad]}}
+    found = {"sizes": {"2000": {"screens": screens}}, "ratios": {"orders": 1.21, "payments": 1.2}}
+    assert scale.wrong("sqlite", found) == [
+        "sqlite, 2000 orders, payments: reads all of payment: SELECT 1 FROM payment",
+        "sqlite, orders: takes 1.21 times as long at the largest size",
+    ]
+
+
+def test_what_does_not_fit_on_the_disk_is_refused_before_it_is_begun(tmp_path: Path) -> None:
+    scale.refuse_without_room(4_000, 1_000_000, 6_000_000_000, tmp_path)
+    with pytest.raises(SystemExit, match=r"1,000,000 orders take 5.6 GB .* 5.0 GB free: give --keep"):
+        scale.refuse_without_room(4_000, 1_000_000, 5_000_000_000, tmp_path)
