@@ -301,7 +301,7 @@ def test_an_address_that_is_none(app: App) -> None:
 def test_a_method_that_is_not_taken(app: App) -> None:
     answer = app.delete("/api/v1/orders")
     problem(answer, 405, "method_not_allowed")
-    assert answer.headers["allow"] == "GET, HEAD, PUT"
+    assert answer.headers["allow"] == "GET, HEAD, POST, PUT"
     assert app.options("/api/v1/orders", headers={"Origin": "https://evil.example"}).status_code == 405
 
 

@@ -265,9 +265,11 @@ def test_the_subscriptions_are_read_by_their_indexes(database: Database) -> None
     portal = make_portal(database)
     account = make_account(database, portal, "stripe", plans=[PLAN])
     view = _view(database, portal)
-    plans = database.read_now(_plans, account, view)
-    assert "ix_subscription_figures" in plans
-    assert "ix_subscription_kept" in plans
+    plans = database.write_now(_plans, account, view)  # SET LOCAL needs a transaction
+    assert "Seq Scan" not in plans
+    if database.is_sqlite:  # on PostgreSQL, statistics choose among several that fit
+        assert "ix_subscription_figures" in plans
+        assert "ix_subscription_kept" in plans
 
 
 def _plans(db: Session, account: models.Account, view: tenancy.PortalView) -> str:

@@ -83,7 +83,7 @@ class Shop:
                 db.connection().exec_driver_sql("SET LOCAL enable_seqscan = off")
             return "\n".join(plan(db, statement, values))
 
-        return self.database.read_now(read)
+        return self.database.write_now(read)  # SET LOCAL needs a transaction
 
     def request(self) -> models.Request:
         return self.database.read_now(lambda db: db.execute(select(models.Request)).scalar_one())

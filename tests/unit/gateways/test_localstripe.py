@@ -6,6 +6,7 @@ old accounts are read. It ignores idempotency keys and knows neither prices, Che
 """
 
 import asyncio
+import json
 import os
 import queue
 import shutil
@@ -298,19 +299,17 @@ def test_what_it_does_not_know_is_refused_in_our_words(shop: Shop) -> None:
     assert one_of(shop.fetch(ref), ref).status == "active"
 
 
-def test_customers_and_subscriptions_are_listed(shop: Shop) -> None:
+def test_customers_are_listed(shop: Shop) -> None:
     ref = shop.subscription()
 
-    async def first_list(stripe: Gateway) -> set[str]:
+    async def customers(stripe: Gateway) -> set[str]:
         found = set()
-        async for page in stripe.backfill():
+        async for page in stripe.backfill(json.dumps({"step": "customer", "after": None})):
             found |= {one.remote_id for one in page.snapshot.customers}
-            if page.cursor is None or '"customer"' not in page.cursor:
-                break
         return found
 
     customer = shop.look(f"/v1/subscriptions/{ref.id}")["customer"]
-    assert customer in shop.run("backfill customers", first_list)
+    assert customer in shop.run("backfill customers", customers)
 
 
 class Receiver:
