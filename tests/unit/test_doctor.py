@@ -920,7 +920,8 @@ def test_the_command_exits_0_where_all_is_well(database: Database) -> None:
     assert set(found[0]) == {"area", "state", "sentence", "todo", "about"}
 
 
-def test_the_command_exits_1_and_says_what_to_do(database: Database) -> None:
+def test_the_command_exits_1_and_says_what_to_do(sqlite: Database) -> None:
+    database = sqlite
     portal = make_portal(database)
     make_account(database, portal, credentials={"secret_key": "sk_live_very_secret"}, health={"ok": True})
     url = database.engine.url.render_as_string(hide_password=False)
