@@ -236,4 +236,4 @@ def test_the_looks_are_counted_by_an_index(desk: Desk, name: str) -> None:
             db.connection().exec_driver_sql("SET LOCAL enable_seqscan = off")
         return " ".join(plan(db, select(col(row.id)).where(*wanted), {}))
 
-    assert INDEXES[name] in desk.database.read_now(read)
+    assert INDEXES[name] in desk.database.write_now(read)  # SET LOCAL needs a transaction
