@@ -522,11 +522,14 @@ def claim(
         .order_by(col(models.Job.run_at))
         .limit(limit)
         .with_for_update(skip_locked=True)
+        .cte(
+            "due"
+        )  # once: PostgreSQL may run a subquery again for each row, and then more than `limit` are taken
     )
     token = new_id()
     taken = db.execute(
         update(models.Job)
-        .where(col(models.Job.id).in_(due))
+        .where(col(models.Job.id).in_(select(due.c.id)))
         .values(
             locked_until=at + LOCK,
             locked_by=token,

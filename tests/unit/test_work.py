@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from pydantic import SecretStr
+from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from portal import clock, models, work
@@ -62,3 +63,15 @@ def test_a_fault_in_the_sweep_stops_no_work(
     said = capsys.readouterr()
     assert "the worker stumbled" in said.out + said.err
     assert "a secret of a row" not in said.out + said.err
+
+
+def test_a_batch_is_no_larger_than_asked_whatever_the_plan(database: Database) -> None:
+    def claimed(db: Session) -> int:
+        for number in range(30):
+            enqueue(db, "refresh", {"name": str(number)}, clock.now(), None)
+        if db.get_bind().dialect.name == "postgresql":
+            for way in ("hashjoin", "mergejoin", "hashagg", "sort", "material"):  # a nested loop is left
+                db.execute(text(f"SET LOCAL enable_{way} = off"))
+        return len(work.claim(db, clock.now(), 16))
+
+    assert database.write_now(claimed) == 16
