@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Table, and_, or_, select, update
+from sqlalchemy import Table, and_, or_, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session, make_transient_to_detached
 from sqlalchemy.orm.attributes import instance_state, manager_of_class, set_attribute
@@ -582,16 +582,24 @@ def _hanging(
 
 
 def _give_owners(db: Session, account: models.Account, rows: Sequence[models._Mirrored]) -> None:
-    """`owner` for many rows, with a few questions for all of them."""
+    """Say of each row whose it is."""
+    owned = [row for row in rows if not isinstance(row, models.Refund)]
+    whose = _owners(db, account, owned)
+    for row in owned:
+        _put(row, "customer_id", whose.get(row.id))
+
+
+def _owners(db: Session, account: models.Account, rows: Sequence[models._Mirrored]) -> dict[int, int]:
+    """The person of each row that has one, with a few questions for all of them: by the merchant's word, which stands
+    until they take it back; else by the processor's record of its customer, else by its own address, else by its
+    links."""
     left = []
-    for row in rows:
-        if isinstance(row, models.Refund):
-            continue
-        if row.said_id is not None:
-            _put(row, "customer_id", owner(db, account, row))
-        else:
-            left.append(row)
     whose: dict[int, int] = {}
+    for row in rows:
+        if row.said_id is None:
+            left.append(row)
+        elif (said := db.get_one(models.Assignment, row.said_id).customer_id) is not None:
+            whose[row.id] = joined(db, account.portal_id, said)
     named = {row.remote_customer for row in left if row.remote_customer}
     by_customer = _owners_of(db, account, models.RemoteCustomer, named)
     for row in left:
@@ -610,8 +618,7 @@ def _give_owners(db: Session, account: models.Account, rows: Sequence[models._Mi
         links = {row.id: getattr(row, name, None) for row in left if row.id not in whose}
         by_link = _owners_of(db, account, model, {link for link in links.values() if link})
         whose |= {row_id: by_link[link] for row_id, link in links.items() if link in by_link}
-    for row in left:
-        _put(row, "customer_id", whose.get(row.id))
+    return whose
 
 
 def _owners_of(
@@ -630,7 +637,8 @@ def _owners_of(
 
 
 def _people(db: Session, account: models.Account, wanted: Mapping[str, str | None]) -> dict[str, int]:
-    """`_person` for many addresses, which are `normalized`, with names where these are known."""
+    """The people with these addresses, which are `normalized`, made where there are none, with names where these are
+    known. Placeholders are nobody."""
     table = facts(account.processor)
     names_of = {one: name for one, name in wanted.items() if not table.is_placeholder(one)}
     if not names_of:
@@ -667,26 +675,8 @@ def _people(db: Session, account: models.Account, wanted: Mapping[str, str | Non
 
 
 def owner(db: Session, account: models.Account, row: models._Mirrored) -> int | None:
-    """The person of a row: by the merchant's word, which stands until they take it back; else by the processor's record
-    of its customer, else by its own address, else by its links."""
-    if row.said_id is not None:
-        customer_id = db.get_one(models.Assignment, row.said_id).customer_id
-        return joined(db, account.portal_id, customer_id) if customer_id is not None else None
-    if isinstance(row, models.RemoteCustomer):
-        return _person(db, account, row.email, row.name)
-    if row.remote_customer:
-        known = _by_remote(db, account, models.RemoteCustomer, row.remote_customer)
-        if known is not None:
-            return known
-    if row.email:
-        person = _person(db, account, row.email, None)
-        if person is not None:
-            return person
-    for model, name in ((models.Order, "order_remote"), (models.Subscription, "subscription_remote")):
-        remote = getattr(row, name, None)
-        if remote and (known := _by_remote(db, account, model, remote)) is not None:
-            return known
-    return None
+    """The person of one row."""
+    return _owners(db, account, [row]).get(row.id)
 
 
 KINDS: dict[str, type[models._Mirrored]] = {
@@ -710,28 +700,6 @@ def joined(db: Session, portal_id: int, customer_id: int) -> int:
         )
     ).scalar_one_or_none()
     return customer_id if into is None else into
-
-
-def _by_remote(
-    db: Session, account: models.Account, model: type[models._Mirrored], remote_id: str
-) -> int | None:
-    return db.execute(
-        select(col(model.customer_id)).where(
-            col(model.account_id) == account.id, col(model.remote_id) == remote_id
-        )
-    ).scalar_one_or_none()
-
-
-def _person(db: Session, account: models.Account, email: str | None, name: str | None) -> int | None:
-    """The person with this address in the portal, made where there is none. Placeholders are nobody."""
-    address = normalized(email)
-    if address is None or facts(account.processor).is_placeholder(address):
-        return None
-    person = customer(db, account.portal_id, address)
-    if name and not person.name:
-        db.execute(update(models.Customer).where(col(models.Customer.id) == person.id).values(name=name))
-        names.write(db, person.portal_id, person.id, person.email, name)
-    return joined(db, account.portal_id, person.id)
 
 
 def customers(db: Session, portal_id: int, wanted: Mapping[str, str | None]) -> None:

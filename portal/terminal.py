@@ -5,17 +5,15 @@ import contextlib
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import TextIO
 
-from sqlalchemy import select
 from sqlalchemy.orm import Session
-from sqlmodel import col
 
-from portal import clock, imports, models
+from portal import clock, imports, models, upkeep, work
 from portal.db import Database
 from portal.gateways import facts
-from portal.ids import id_text, parse_id
+from portal.ids import id_text
 from portal.imports import Importer, Progress
 from portal.settings import Settings
 from portal.vault import Vault
@@ -30,8 +28,6 @@ async def read_in(
 ) -> int:
     """Read an account in, or look on where a worker does; the status to exit with. Raises RuntimeError with a sentence
     where it is not clear which account is meant, or it lists nothing."""
-    from portal import work  # it stands above all that it calls
-
     database = Database(settings.database_url, threads=4)
     importer = Importer(
         settings, database, Vault(settings.master_keys.get_secret_value()), work.after_page, slice_s=5.0
@@ -47,37 +43,13 @@ async def read_in(
 
 
 def find(db: Session, wanted: str) -> models.Account:
-    """The account with this label, id or token; RuntimeError with the list where that is none or several."""
-    row = models.Account
-    every = list(
-        db.execute(
-            select(row).where(col(row.disconnected_at).is_(None)).order_by(col(row.portal_id), col(row.id))
-        ).scalars()
-    )
-    number = parse_id(wanted) or (int(wanted) if wanted.isdecimal() else None)
-    meant = [one for one in every if one.token == wanted or one.id == number]
-    meant = meant or [one for one in every if one.label.casefold() == wanted.strip().casefold()]
-    if len(meant) != 1:
-        why = (
-            "Several accounts are called so" if meant else "No connected account has this label, id or token"
-        )
-        shown = meant or every
-        raise RuntimeError(f"{why}: {wanted}.\n{_listed(db, shown)}" if shown else "No account is connected.")
-    (account,) = meant
+    """The account that is meant; RuntimeError also where it lists nothing."""
+    account = upkeep.find_account(db, wanted)
     if not any(one.variant in (None, account.variant) for one in facts(account.processor).backfill):
         raise RuntimeError(
             f"{facts(account.processor).label} lists nothing of the past: there is nothing to read in."
         )
     return account
-
-
-def _listed(db: Session, accounts: Sequence[models.Account]) -> str:
-    portals = {row.id: row.slug for row in db.execute(select(models.Portal)).scalars()}
-    return "\n".join(
-        f"  {id_text(one.id)}  {portals[one.portal_id]}: {one.label} ({facts(one.processor).label}, "
-        f"{'live' if one.live else 'test'})"
-        for one in accounts
-    )
 
 
 class Teller:

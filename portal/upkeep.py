@@ -3,7 +3,7 @@
 import contextlib
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,6 +16,7 @@ from sqlmodel import col
 from portal import clock, imports, merchants, models, reconcile, requests, sheetfile, sheetrows, sheets, work
 from portal.connect import open_gateway
 from portal.db import Database
+from portal.gateways import facts
 from portal.gateways.base import GatewayError, Pace, Snapshot
 from portal.ids import id_text, parse_id
 from portal.settings import Settings
@@ -154,7 +155,7 @@ async def reconcile_account(settings: Settings, named: str, fix: bool) -> reconc
     """Compare an account with its processor, and keep how many differences there were."""
     database = Database(settings.database_url, threads=2)
     try:
-        account = await database.read(_account, named)
+        account = await database.read(find_account, named)
         gateway = open_gateway(
             settings, Vault(settings.master_keys.get_secret_value()), account, patient=True
         )
@@ -175,25 +176,31 @@ async def reconcile_account(settings: Settings, named: str, fix: bool) -> reconc
         database.dispose()
 
 
-def _account(db: Session, named: str) -> models.Account:
-    """An account by its id, or by its name where that is the only one."""
-    row, number = models.Account, parse_id(named) or (int(named) if named.isdecimal() else None)
-    found = list(
+def find_account(db: Session, wanted: str) -> models.Account:
+    """The account with this label, id or token; RuntimeError with the list where that is none or several."""
+    row = models.Account
+    every = list(
         db.execute(
-            select(row).where((col(row.id) == number) if number else (col(row.label) == named)).limit(20)
+            select(row).where(col(row.disconnected_at).is_(None)).order_by(col(row.portal_id), col(row.id))
         ).scalars()
     )
-    if len(found) == 1:
-        return found[0]
-    if not found:
-        raise RuntimeError(
-            f"There is no account {named}. Its id stands in the address of its page under Processors."
-        )
-    ids = ", ".join(id_text(one.id) for one in found)
-    raise RuntimeError(f"Several accounts are called {named}. Say which by its id: {ids}.")
+    number = parse_id(wanted) or (int(wanted) if wanted.isdecimal() else None)
+    meant = [one for one in every if one.token == wanted or one.id == number]
+    meant = meant or [one for one in every if one.label.casefold() == wanted.strip().casefold()]
+    if len(meant) == 1:
+        return meant[0]
+    why = "Several accounts are called so" if meant else "No connected account has this label, id or token"
+    shown = meant or every
+    raise RuntimeError(f"{why}: {wanted}.\n{_listed(db, shown)}" if shown else "No account is connected.")
 
 
-# Requests
+def _listed(db: Session, found: Sequence[models.Account]) -> str:
+    portals = {row.id: row.slug for row in db.execute(select(models.Portal)).scalars()}
+    return "\n".join(
+        f"  {id_text(one.id)}  {portals[one.portal_id]}: {one.label} ({facts(one.processor).label}, "
+        f"{'live' if one.live else 'test'})"
+        for one in found
+    )
 
 
 def queue(settings: Settings, slug: str | None, everything: bool, as_json: bool) -> str:
