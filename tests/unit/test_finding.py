@@ -92,7 +92,7 @@ class Desk:
 def sqlite_only(request: pytest.FixtureRequest) -> None:
     """For what does not depend on the database."""
     if request.node.callspec.params["database"] != "sqlite":
-        pytest.skip("the same code on both")
+        pytest.skip("what is shown here does not depend on the database; the run on SQLite shows it")
 
 
 @pytest.fixture
