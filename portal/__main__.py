@@ -50,7 +50,8 @@ def run_migrations() -> None:
     from portal.migrate import upgrade
 
     settings = Settings()
-    _or_say_why(lambda: upgrade(settings.database_url))
+    owner = settings.migrate_url or settings.database_url
+    _or_say_why(lambda: upgrade(owner, app_url=settings.database_url))
     typer.echo("The database is up to date.", err=True)
 
 
@@ -220,13 +221,13 @@ def rotate_keys() -> None:
 
     Put a fresh key in front of the old one, restart, run this, and take the old one away. Safe to run again.
     """
-    from portal import upkeep
+    from portal import upkeep, walls
     from portal.db import Database
 
     settings = Settings()
 
     def run() -> None:
-        database = Database(settings.database_url, threads=1)
+        database = Database(settings.database_url, threads=1, outside=walls.EVERYTHING)
         try:
             count = upkeep.rotate_keys(database, settings.master_keys.get_secret_value())
         finally:

@@ -15,7 +15,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.orm import ORMExecuteState, Session
 
-from portal import clock, outage
+from portal import clock, outage, walls
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -30,10 +30,11 @@ class Database:
     """Runs functions `fn(db, …)` against one database. A write holds the lock from its first statement on, so no
     function may wait for anything but the database."""
 
-    def __init__(self, url: str, threads: int = 16) -> None:
+    def __init__(self, url: str, threads: int = 16, outside: walls.Scope = walls.NOTHING) -> None:
+        """`outside` is what is seen where nobody has said whose rows are meant; see `walls`."""
         parsed = make_url(url)
         self.is_sqlite = parsed.get_backend_name() == "sqlite"
-        self.engine = _sqlite(url, threads) if self.is_sqlite else _postgres(url, threads)
+        self.engine = _sqlite(url, threads) if self.is_sqlite else _postgres(url, threads, outside)
         # On PostgreSQL a read of one statement needs no BEGIN and ROLLBACK around it: two round trips fewer.
         self._reader = (
             self.engine if self.is_sqlite else self.engine.execution_options(isolation_level="AUTOCOMMIT")
@@ -177,7 +178,7 @@ def refuse_old_sqlite(version: tuple[int, int, int]) -> None:
         )
 
 
-def _postgres(url: str, threads: int) -> Engine:
+def _postgres(url: str, threads: int, outside: walls.Scope) -> Engine:
     engine = create_engine(
         url.replace("postgres://", "postgresql://", 1),
         pool_size=threads,
@@ -190,6 +191,7 @@ def _postgres(url: str, threads: int) -> Engine:
             "keepalives_interval": 5,
             "keepalives_count": 3,
             "tcp_user_timeout": 20_000,
+            "cursor_factory": walls.cursors(outside),
         },
     )
 

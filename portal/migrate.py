@@ -12,21 +12,41 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection
+from sqlalchemy.engine import make_url
 from sqlalchemy.orm import Session
 
+from portal import walls
 from portal.db import Database
 
 _FOLDER = Path(__file__).parent / "migrations"
 _LOCK = 7_236_411  # any number, the same for all of ours: PostgreSQL's advisory lock for migrations
 
 
-def upgrade(database_url: str, revision: str = "head") -> None:
+def upgrade(database_url: str, revision: str = "head", app_url: str = "") -> None:
     """Bring the database to `revision`, by default to this version's schema, in one transaction.
 
-    Several processes may ask at once: one does it, the others wait and find it done.
+    Several processes may ask at once: one does it, the others wait and find it done. Where the portal itself connects
+    as another role than the one that owns the tables, by `app_url`, that role is given what it needs of them.
     """
     with _alembic(database_url) as config:
         command.upgrade(config, revision)
+        if app_url:
+            _grant(config.attributes["connection"], app_url)
+
+
+def _grant(connection: Connection, app_url: str) -> None:
+    role = make_url(app_url).username
+    if connection.dialect.name != "postgresql" or not role:
+        return
+    if connection.exec_driver_sql("SELECT current_user").scalar_one() == role:
+        return
+    named = connection.dialect.identifier_preparer.quote_identifier(role)
+    for words in (
+        f"GRANT USAGE ON SCHEMA public TO {named}",
+        f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {named}",
+        f"REVOKE INSERT, UPDATE, DELETE ON alembic_version FROM {named}",
+    ):
+        connection.exec_driver_sql(words)
 
 
 def downgrade(database_url: str, revision: str) -> None:
@@ -70,7 +90,7 @@ def draft(message: str) -> Path:
 
 @contextmanager
 def _alembic(database_url: str) -> Iterator[Config]:
-    database = Database(database_url, threads=1)
+    database = Database(database_url, threads=1, outside=walls.EVERYTHING)
     try:
         with database.engine.connect() as connection, _exclusive(connection, database.is_sqlite):
             config = _config()

@@ -26,6 +26,10 @@ class Settings(BaseSettings):
         default="sqlite:///portal.db",
         description="sqlite:///<file> or postgresql://<user>:<password>@<host>/<name>.",
     )
+    migrate_url: str = Field(
+        default="",
+        description="For `portal migrate`, where another PostgreSQL role owns the tables: see docs/tenancy.md.",
+    )
     secret_key: SecretStr = Field(
         default_factory=lambda: SecretStr(secrets.token_urlsafe(32)),
         description="Signs and seals what browsers hand back. Keep it the same over restarts and processes.",
