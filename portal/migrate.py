@@ -11,8 +11,10 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from psycopg import sql
 from sqlalchemy import Connection
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ProgrammingError
 from sqlalchemy.orm import Session
 
 from portal import walls
@@ -26,7 +28,8 @@ def upgrade(database_url: str, revision: str = "head", app_url: str = "") -> Non
     """Bring the database to `revision`, by default to this version's schema, in one transaction.
 
     Several processes may ask at once: one does it, the others wait and find it done. Where the portal itself connects
-    as another role than the one that owns the tables, by `app_url`, that role is given what it needs of them.
+    as another role than the one that owns the tables, by `app_url`, that role is given what it needs of them, and is
+    made where there is none.
     """
     with _alembic(database_url) as config:
         command.upgrade(config, revision)
@@ -35,12 +38,15 @@ def upgrade(database_url: str, revision: str = "head", app_url: str = "") -> Non
 
 
 def _grant(connection: Connection, app_url: str) -> None:
-    role = make_url(app_url).username
+    url = make_url(app_url)
+    role = url.username
     if connection.dialect.name != "postgresql" or not role:
         return
     if connection.exec_driver_sql("SELECT current_user").scalar_one() == role:
         return
     named = connection.dialect.identifier_preparer.quote_identifier(role)
+    if connection.exec_driver_sql("SELECT 1 FROM pg_roles WHERE rolname = %s", (role,)).first() is None:
+        _make_role(connection, role, named, url.password or "")
     for words in (
         f"GRANT USAGE ON SCHEMA public TO {named}",
         f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {named}",
@@ -58,6 +64,21 @@ def downgrade(database_url: str, revision: str) -> None:
 def is_current(database: Database) -> bool:
     """Whether the database has exactly the schema of this version."""
     return database.read_now(_revision) == head()
+
+
+def _make_role(connection: Connection, role: str, named: str, password: str) -> None:
+    raw = connection.connection.driver_connection
+    assert raw is not None
+    # Scrambled here, so that the server's log never sees it.
+    word = raw.pgconn.encrypt_password(password.encode(), role.encode(), b"scram-sha-256").decode()
+    try:
+        connection.exec_driver_sql(
+            f"CREATE ROLE {named} LOGIN NOSUPERUSER NOBYPASSRLS PASSWORD {sql.Literal(word).as_string(raw)}"
+        )
+    except ProgrammingError as error:
+        raise RuntimeError(
+            f"There is no role {role}, and this one may not make it: see docs/tenancy.md for how to."
+        ) from error
 
 
 @cache
