@@ -289,7 +289,7 @@ def test_the_same_worker_reads_a_run_once_at_a_time(sqlite_till: Till) -> None:
 
 KILLED = """
 import asyncio, sys
-from portal import clock, imports, models, work
+from portal import clock, imports, models, walls, work
 from portal.db import Database
 from portal.settings import Settings
 from portal.vault import Vault
@@ -299,7 +299,7 @@ from tests.unit.builders import MASTER_KEY
 class Opens:
     setattr = staticmethod(setattr)
 
-database = Database(sys.argv[1], threads=2)
+database = Database(sys.argv[1], threads=2, outside=walls.EVERYTHING)
 account = database.read_now(lambda db: db.get_one(models.Account, int(sys.argv[2])))
 imports.open_gateway = lambda *a, **k: here.Shelf([here.page_of(n) for n in range(6)], [])
 importer = imports.Importer(Settings(master_keys=MASTER_KEY), database, Vault(MASTER_KEY), work.after_page)

@@ -246,7 +246,8 @@ def test_every_table_is_behind_the_wall_or_said_not_to_be(shops: Shops) -> None:
     rows = shops.database.read_now(
         lambda db: db.execute(
             text(
-                "SELECT c.relname, c.relrowsecurity AND c.relforcerowsecurity, array_agg(p.polname || ':' || p.polcmd::text"
+                "SELECT c.relname, c.relrowsecurity AND c.relforcerowsecurity, "
+                "array_agg(p.polname || ':' || p.polcmd::text"
                 " || ':' || (p.polqual IS NOT NULL) || ':' || (p.polwithcheck IS NOT NULL)"
                 " || ':' || p.polpermissive || ':' || p.polroles::text) "
                 "FROM pg_class c LEFT JOIN pg_policy p ON p.polrelid = c.oid "
@@ -327,6 +328,9 @@ def test_several_portals_and_the_installation(shops: Shops) -> None:
         assert walls.home() is None
     with walls.within(also=(walls.INSTALLATION,)):
         assert shops.database.read_now(every_row, "order_") == set()
+        assert walls.home() is None
+    with walls.within(also=(walls.INSTALLATION, mine)):
+        assert shops.database.read_now(every_row, "order_") == {mine}
         assert walls.home() is None
     with walls.within(mine, also=(walls.INSTALLATION,)):
         assert walls.home() == mine
