@@ -45,13 +45,17 @@ def run_worker() -> None:
 
 
 @app.command("migrate")
-def run_migrations() -> None:
-    """Bring the database to this version's schema."""
-    from portal.migrate import upgrade
+def run_migrations(
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Take all the time it takes: for when web and worker are stopped.")
+    ] = False,
+) -> None:
+    """Bring the database to this version's schema, while web and worker run on."""
+    from portal.migrate import ENDLESS, upgrade
 
     settings = Settings()
-    owner = settings.migrate_url or settings.database_url
-    _or_say_why(lambda: upgrade(owner, app_url=settings.database_url))
+    patience = ENDLESS if wait else None
+    _or_say_why(lambda: upgrade(settings.direct_url, patience=patience, app_url=settings.database_url))
     typer.echo("The database is up to date.", err=True)
 
 

@@ -46,7 +46,7 @@ async def run(port: int, database_url: str, reset: bool, as_json: bool) -> None:
         if not going_on and not database_url:
             for path in FOLDER.glob("portal.db*"):
                 path.unlink()
-        upgrade(settings.database_url)
+        upgrade(settings.direct_url, app_url=settings.database_url)
         database = Database(settings.database_url, settings.threads, outside=walls.EVERYTHING)
         worker = Worker(settings, database)
         demo = Demo(settings, database, worker, simulators, mailbox)

@@ -26,9 +26,10 @@ class Settings(BaseSettings):
         default="sqlite:///portal.db",
         description="sqlite:///<file> or postgresql://<user>:<password>@<host>/<name>.",
     )
-    migrate_url: str = Field(
+    database_direct_url: str = Field(
         default="",
-        description="For `portal migrate`, where another PostgreSQL role owns the tables: see docs/tenancy.md.",
+        description="The same database for migrations and backups: past PgBouncer, where database_url goes through it, "
+        "and as the role that owns the tables, where that is another one (docs/tenancy.md). Unset: database_url.",
     )
     secret_key: SecretStr = Field(
         default_factory=lambda: SecretStr(secrets.token_urlsafe(32)),
@@ -153,6 +154,11 @@ class Settings(BaseSettings):
         """Address and port of what `dns_servers` names."""
         split = [part.partition("#") for part in _parts(self.dns_servers)]
         return tuple((address, int(port or 53)) for address, _, port in split)
+
+    @property
+    def direct_url(self) -> str:
+        """The database itself, past a pooler: for what needs a connection of its own."""
+        return self.database_direct_url or self.database_url
 
     @property
     def secure(self) -> bool:

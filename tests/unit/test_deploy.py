@@ -101,7 +101,7 @@ def test_its_settings_are_ours_and_no_secret_stands_in_it(compose: dict[str, Any
     db = compose["services"]["db"]["environment"]
     owner = f"postgresql://{db['POSTGRES_USER']}:{db['POSTGRES_PASSWORD']}@db/{db['POSTGRES_DB']}"
     for name, one in portals(compose).items():
-        assert one["environment"].get("PORTAL_MIGRATE_URL") == (owner if name == "migrate" else None)
+        assert one["environment"].get("PORTAL_DATABASE_DIRECT_URL") == (owner if name == "migrate" else None)
         address = one["environment"]["PORTAL_DATABASE_URL"]  # of a role that owns nothing
         assert re.fullmatch(
             r"postgresql://portal_app:\$\{POSTGRES_APP_PASSWORD:\?[^}]*\}@db/" + db["POSTGRES_DB"], address
