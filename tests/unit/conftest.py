@@ -7,7 +7,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from portal import models
+from portal import models, walls
 from portal.db import Database
 from portal.migrate import upgrade
 from tests.postgres import Server, programs
@@ -36,8 +36,9 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Databas
         url = f"sqlite:///{path}"
     else:
         url = request.getfixturevalue("migrated_postgres")
-        _empty(url)
-    database = Database(url, threads=8)
+        _empty(request.getfixturevalue("postgres").url("portal"))
+    # Tests look over the walls; what they ask of the app or the worker has its own, and is held by them.
+    database = Database(url, threads=8, outside=walls.EVERYTHING)
     yield database
     database.dispose()
 
@@ -85,8 +86,19 @@ def postgres() -> Iterator[Server]:
 
 @pytest.fixture(scope="session")
 def migrated_postgres(postgres: Server) -> str:
-    url = postgres.create("portal")
-    upgrade(url)
+    """As the role that owns nothing: whatever is tested on it works behind row-level security."""
+    app = postgres.app_url("portal")
+    upgrade(postgres.create("portal"), app_url=app)
+    return app
+
+
+@pytest.fixture
+def postgresql(request: pytest.FixtureRequest) -> str:
+    """Its address, migrated and empty, for what is PostgreSQL's own; as the role that owns nothing."""
+    if "postgresql" not in _engines(request.config):
+        pytest.skip("PostgreSQL is not there, or not wanted")
+    url: str = request.getfixturevalue("migrated_postgres")
+    _empty(request.getfixturevalue("postgres").url("portal"))
     return url
 
 
