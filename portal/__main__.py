@@ -54,8 +54,8 @@ def run_migrations(
     from portal.migrate import ENDLESS, upgrade
 
     settings = Settings()
-    patience = ENDLESS if wait else None
-    _or_say_why(lambda: upgrade(settings.direct_url, patience=patience, app_url=settings.database_url))
+    owner, how = settings.direct_url, ENDLESS if wait else None
+    _or_say_why(lambda: upgrade(owner, patience=how, app_url=settings.database_url))
     typer.echo("The database is up to date.", err=True)
 
 

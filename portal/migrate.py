@@ -10,6 +10,7 @@ from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import psycopg
 from alembic import command, op
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
@@ -61,10 +62,8 @@ def upgrade(
 
     def steps(config: Config) -> None:
         command.upgrade(config, revision)
-        connection: Connection = config.attributes["connection"]
-        if app_url and connection.dialect.name == "postgresql":
-            _grant(connection, app_url)
-            connection.commit()
+        if app_url:
+            _grant(config.attributes["connection"], app_url)
 
     _run(database_url, steps, patience or Patience())
 
@@ -72,7 +71,9 @@ def upgrade(
 def _grant(connection: Connection, app_url: str) -> None:
     url = make_url(app_url)
     role = url.username
-    if not role or connection.exec_driver_sql("SELECT current_user").scalar_one() == role:
+    if connection.dialect.name != "postgresql" or not role:
+        return
+    if connection.exec_driver_sql("SELECT current_user").scalar_one() == role:
         return
     named = connection.dialect.identifier_preparer.quote_identifier(role)
     if connection.exec_driver_sql("SELECT 1 FROM pg_roles WHERE rolname = %s", (role,)).first() is None:
@@ -83,6 +84,7 @@ def _grant(connection: Connection, app_url: str) -> None:
         f"REVOKE INSERT, UPDATE, DELETE ON alembic_version FROM {named}",
     ):
         connection.exec_driver_sql(words)
+    connection.commit()
 
 
 def downgrade(database_url: str, revision: str, patience: Patience | None = None) -> None:
@@ -263,7 +265,7 @@ def _why(connection: Connection, before: str | None, too_long: bool, patience: P
 
 @contextmanager
 def _alembic(database_url: str, patience: Patience | None = None) -> Iterator[Config]:
-    database = Database(database_url, threads=1, outside=None)
+    database = Database(database_url, threads=1, outside=walls.EVERYTHING)
     try:
         with (
             database.engine.connect() as connection,
@@ -279,14 +281,18 @@ def _alembic(database_url: str, patience: Patience | None = None) -> Iterator[Co
 @contextmanager
 def _exclusive(connection: Connection, is_sqlite: bool, patience: Patience) -> Iterator[None]:
     if not is_sqlite:
-        if goes_through_pooler(connection.connection.driver_connection):
+        raw = connection.connection.driver_connection
+        assert raw is not None
+        if goes_through_pooler(raw):
             raise MigrationError(POOLED)
+        # Said once for the whole session: an index that is built beside the traffic takes no other words with it.
+        raw.cursor_factory = psycopg.Cursor
+        connection.exec_driver_sql(f"SET {walls.SETTING} = '{walls.EVERYTHING.text}'")
         for limit, seconds in (
             ("lock_timeout", patience.lock_s),
             ("statement_timeout", patience.statement_s),
         ):
             connection.exec_driver_sql(f"SET {limit} = {round(seconds * 1000)}")
-        connection.exec_driver_sql(f"SET {walls.SETTING} = '{walls.EVERYTHING.text}'")
         connection.commit()
         _take_turn(connection, patience)
         yield

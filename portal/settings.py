@@ -28,8 +28,8 @@ class Settings(BaseSettings):
     )
     database_direct_url: str = Field(
         default="",
-        description="The same database for migrations and backups: past PgBouncer, where database_url goes through it, "
-        "and as the role that owns the tables, where that is another one (docs/tenancy.md). Unset: database_url.",
+        description="The same database for migrations and backups: as the PostgreSQL role that owns the tables, and "
+        "without PgBouncer. Unset: database_url. See docs/tenancy.md.",
     )
     secret_key: SecretStr = Field(
         default_factory=lambda: SecretStr(secrets.token_urlsafe(32)),
