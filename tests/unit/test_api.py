@@ -23,6 +23,7 @@ from portal.views.api import OPERATIONS
 from tests.unit.builders import (
     MASTER_KEY,
     NOW,
+    analyze,
     make_account,
     make_customer,
     make_order,
@@ -605,7 +606,7 @@ def test_every_list_is_read_by_its_index(database: Database, acme: Shop) -> None
     crowd(database, acme)
     for number in range(7):
         crowd(database, make_shop(database, f"shop-{number}"))
-    database.write_now(lambda db: db.execute(text("ANALYZE")))
+    analyze(database)
     ids = {"ANA": id_text(acme.ana.id), "ORDER": id_text(acme.order.id)}
     for read, index, given in LISTS:
         query = QUERIES.get(read, api.OfCustomer)(

@@ -14,6 +14,7 @@ from portal.db import Database
 from portal.queries import Cursor
 from tests.unit.builders import (
     NOW,
+    analyze,
     make_account,
     make_customer,
     make_invoice,
@@ -470,7 +471,4 @@ def fill(database: Database, people: People) -> None:
         make_invoice(database, people.account, who, payment_remote=paid.remote_id)
         make_subscription(database, people.account, who)
 
-    def analyze(db: Session) -> None:
-        db.execute(text("ANALYZE"))
-
-    database.write_now(analyze)
+    analyze(database)

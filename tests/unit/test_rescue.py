@@ -19,6 +19,7 @@ from portal.ids import id_text
 from portal.requests import NotOpen
 from tests.unit.builders import (
     NOW,
+    analyze,
     make_account,
     make_customer,
     make_invoice,
@@ -400,9 +401,9 @@ def many_orders(shop: Shop) -> None:
 
     def fill(db: Session) -> None:
         db.execute(models.Order.__table__.insert(), rows)  # type: ignore[attr-defined]
-        db.connection().exec_driver_sql("ANALYZE order_")
 
     shop.database.write_now(fill)
+    analyze(shop.database)
 
 
 @pytest.mark.parametrize("name", INDEXES)
