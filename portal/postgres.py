@@ -17,6 +17,7 @@ from psycopg import conninfo, sql
 from sqlalchemy.engine import make_url
 
 Missing = psycopg.errors.UndefinedTable
+MissingColumn = psycopg.errors.UndefinedColumn
 Ask = Callable[[str], list[tuple[Any, ...]]]
 
 TABLES = "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p') ORDER BY 1"
