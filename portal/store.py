@@ -195,7 +195,7 @@ class Folder:
         self.place = self.root.as_uri()
 
     def put(self, key: str, content: IO[bytes]) -> None:
-        with _no_room(key), self._folder(key, make=True) as (folder, name):
+        with _putting(), _no_room(key), self._folder(key, make=True) as (folder, name):
             _write(folder, name, content)
 
     def get(self, key: str, start: int = 0, length: int | None = None) -> bytes:
@@ -332,6 +332,15 @@ def _no_room(key: str, quiet: bool = False) -> Iterator[None]:
         raise StoreDown(why, refused=isinstance(error, PermissionError)) from None
 
 
+@contextlib.contextmanager
+def _putting() -> Iterator[None]:
+    """Where there is nothing yet that could be lost, it is the place itself that is not as it should be."""
+    try:
+        yield
+    except Lost as error:
+        raise StoreDown(f"the place is {error}") from None
+
+
 def _lost(key: str, what: str, quiet: bool = False) -> NoReturn:
     if not quiet:
         log.error(f"an object is {what}", key=key)
@@ -374,7 +383,7 @@ class Bucket:
         )  # fmt: skip
 
     def put(self, key: str, content: IO[bytes]) -> None:
-        with _no_answer(key):
+        with _putting(), _no_answer(key):
             self._store.put(key, content, max_concurrency=2)
 
     def get(self, key: str, start: int = 0, length: int | None = None) -> bytes:
@@ -406,7 +415,7 @@ class Bucket:
     def listed(self) -> Iterator[tuple[str, datetime]]:
         pages = iter(self._store.list(chunk_size=1000))
         while True:
-            with _no_answer("", quiet=True):
+            with _putting(), _no_answer("", quiet=True):
                 page = next(pages, None)
             if page is None:
                 return
@@ -422,7 +431,10 @@ def _no_answer(key: str, quiet: bool = False) -> Iterator[None]:
 
     try:
         yield
-    except FileNotFoundError:
+    except FileNotFoundError as error:
+        if "NoSuchBucket" in str(error):
+            log.error("the store has no such bucket")
+            raise StoreDown("NoSuchBucket") from None
         _lost(key, "missing", quiet)
     except (BaseError, OSError, ValueError) as error:
         refused = isinstance(error, PermissionDeniedError | UnauthenticatedError)
