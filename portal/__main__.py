@@ -47,12 +47,16 @@ def run_worker() -> None:
 
 
 @app.command("migrate")
-def run_migrations() -> None:
-    """Bring the database to this version's schema."""
-    from portal.migrate import upgrade
+def run_migrations(
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Take all the time it takes: for when web and worker are stopped.")
+    ] = False,
+) -> None:
+    """Bring the database to this version's schema, while web and worker run on."""
+    from portal.migrate import ENDLESS, upgrade
 
     settings = Settings()
-    _or_say_why(lambda: upgrade(settings.database_url))
+    _or_say_why(lambda: upgrade(settings.direct_url, patience=ENDLESS if wait else None))
     typer.echo("The database is up to date.", err=True)
 
 

@@ -272,10 +272,10 @@ def _schema(ask: Ask) -> str:
 
 
 def _from_postgres(settings: Settings, file: IO[bytes], now: datetime) -> Manifest:
-    with postgres.snapshot(settings.database_url) as (ask, name, server):
+    with postgres.snapshot(settings.direct_url) as (ask, name, server):
         program = postgres.program("pg_dump", server, settings.pg_bin)
         schema, tables, named = _schema(ask), _count_postgres(ask), _named(ask)
-        dump = postgres.dump(program, settings.database_url, name)
+        dump = postgres.dump(program, settings.direct_url, name)
         text = postgres.version_text(server)
         made = Manifest(now, version("portal"), "postgresql", text, schema, tables)
         return _write(settings, file, made, dump, named, None)
@@ -681,11 +681,11 @@ def verify(settings: Settings, path: Path) -> Restored:
             return _with_objects(found, opened, _put_back(opened, None))
     if _kind(settings.database_url) != "postgresql":
         raise BackupError("This is a backup of PostgreSQL: set PORTAL_DATABASE_URL to a server to try it on.")
-    with postgres.temporary(settings.database_url) as url:
+    with postgres.temporary(settings.direct_url) as url:
         if url is not None:
             found = _into_postgres(settings, opened, url, "restored into a temporary database")
             return _with_objects(found, opened, _put_back(opened, None))
-    program = postgres.program("pg_restore", postgres.server_version(settings.database_url), settings.pg_bin)
+    program = postgres.program("pg_restore", postgres.server_version(settings.direct_url), settings.pg_bin)
     postgres.read_through(program, opened.data())
     note = (
         "No database may be created on the server: it was read through and its sums compared, not restored."

@@ -47,7 +47,7 @@ async def run(port: int, database_url: str, reset: bool, as_json: bool) -> None:
         if not going_on and not database_url:
             for path in FOLDER.glob("portal.db*"):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
-        upgrade(settings.database_url)
+        upgrade(settings.direct_url)
         database = Database(settings.database_url, settings.threads)
         worker = Worker(settings, database)
         demo = Demo(settings, database, worker, simulators, mailbox)

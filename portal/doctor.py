@@ -46,9 +46,9 @@ from portal import (
 )
 from portal.accounts import Checked
 from portal.connect import open_gateway
-from portal.db import Database
+from portal.db import Database, goes_through_pooler
 from portal.gateways import http
-from portal.migrate import is_current
+from portal.migrate import serves
 from portal.render import Format
 from portal.settings import LOCAL, Settings
 from portal.texts import gettext as _
@@ -155,7 +155,7 @@ async def examine(settings: Settings) -> list[Finding]:
     if trouble is None:
         try:
             database = Database(settings.database_url, threads=4)
-            if not await database.read(lambda db: is_current(database)):
+            if not await database.read(lambda db: serves(database)):
                 trouble = _old_schema()
         except (SQLAlchemyError, RuntimeError) as error:
             trouble = _no_database(error)
@@ -967,7 +967,7 @@ def of_installation(db: Session, settings: Settings, merchant_id: int | None, no
             *of_settings(settings),
             _worker(db, now),
             _jobs(db),
-            _database(db),
+            *_database(db, settings),
             _disk(settings),
             _backup(db, now),
             *_clocks(db),
@@ -1013,16 +1013,33 @@ def _jobs(db: Session) -> Finding:
     )
 
 
-def _database(db: Session) -> Finding:
+def _database(db: Session, settings: Settings) -> Iterator[Finding]:
     if db.get_bind().dialect.name == "sqlite":
         version = db.execute(text("SELECT sqlite_version()")).scalar_one()
-        return Finding(
-            "database", "ok", _("SQLite {version}, at this version’s schema.").format(version=version)
-        )
+        sentence = _("SQLite {version}, at this version’s schema.").format(version=version)
+        yield Finding("database", "ok", sentence)
+        return
     version = str(db.execute(text("SHOW server_version")).scalar_one()).split(" ")[0]
-    return Finding(
-        "database", "ok", _("PostgreSQL {version}, at this version’s schema.").format(version=version)
-    )
+    sentence = _("PostgreSQL {version}, at this version’s schema.").format(version=version)
+    yield Finding("database", "ok", sentence)
+    if goes_through_pooler(db.connection().connection.driver_connection):
+        yield _pooler(settings, jit=db.execute(text("SHOW jit")).scalar_one() == "on")
+
+
+def _pooler(settings: Settings, jit: bool) -> Finding:
+    """What PgBouncer leaves to whoever runs it."""
+    about = _("Pooler")
+    if settings.direct_url == settings.database_url:
+        sentence = _("It is reached through a pooler, by which migrations and backups can’t go.")
+        todo = _("Set PORTAL_DATABASE_DIRECT_URL to the address of PostgreSQL itself.")
+        return Finding("database", "bad", sentence, todo, about)
+    if jit:
+        sentence = _(
+            "It is reached through a pooler, by which we can’t switch off JIT; that makes pages slow."
+        )
+        todo = _("Say once, to PostgreSQL: ALTER ROLE … SET jit = off, for the role of the portal.")
+        return Finding("database", "warn", sentence, todo, about)
+    return Finding("database", "ok", _("It is reached through a pooler."), about=about)
 
 
 def _disk(settings: Settings) -> Finding:

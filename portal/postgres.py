@@ -16,6 +16,8 @@ import psycopg
 from psycopg import conninfo, sql
 from sqlalchemy.engine import make_url
 
+from portal.db import POOLED, goes_through_pooler, split_address
+
 Missing = psycopg.errors.UndefinedTable
 MissingColumn = psycopg.errors.UndefinedColumn
 Ask = Callable[[str], list[tuple[Any, ...]]]
@@ -40,7 +42,7 @@ class PostgresError(RuntimeError):
 
 def address(database_url: str) -> str:
     """As libpq takes it, from what SQLAlchemy makes of it."""
-    url = make_url(database_url).set(drivername="postgresql+psycopg")
+    url = split_address(database_url)[0].set(drivername="postgresql+psycopg")
     parts = url.get_dialect()().create_connect_args(url)[1]
     return conninfo.make_conninfo(**parts)
 
@@ -161,8 +163,12 @@ def _connected(database_url: str, autocommit: bool = False) -> Iterator[psycopg.
     try:
         connection = psycopg.connect(address(database_url), autocommit=autocommit, options=_OPTIONS)
     except psycopg.OperationalError as error:
+        if "startup parameter" in str(error):
+            raise PostgresError(POOLED) from error
         raise PostgresError(f"The database does not answer: {str(error).splitlines()[0]}") from error
     with connection:
+        if goes_through_pooler(connection):
+            raise PostgresError(POOLED)
         yield connection
 
 

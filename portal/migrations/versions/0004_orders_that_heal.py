@@ -158,12 +158,6 @@ def _without_sheets() -> None:
     op.drop_table("sheet")
 
 
-_IN_DOUBT = {
-    "order_": "status = 'open' OR doubted_at IS NOT NULL",
-    "payment": "status IN ('pending', 'authorized') OR doubted_at IS NOT NULL",
-    "refund": "status = 'pending' OR doubted_at IS NOT NULL",
-    "subscription": "status NOT IN ('cancelled', 'expired') OR doubted_at IS NOT NULL",
-}
 _MIRRORED = ("remote_customer", "order_", "subscription", "payment", "refund", "invoice")
 
 
@@ -204,27 +198,9 @@ def _syncing() -> None:
     for table in _MIRRORED:
         op.add_column(table, sa.Column("missing_at", Moment(timezone=True), nullable=True))
         op.add_column(table, sa.Column("doubted_at", Moment(timezone=True), nullable=True))
-    for table, where in _IN_DOUBT.items():
-        op.create_index(
-            f"ix_{table.rstrip('_')}_in_doubt",
-            table,
-            ["account_id", "id"],
-            sqlite_where=sa.text(where),
-            postgresql_where=sa.text(where),
-        )
-    op.create_index(
-        "ix_subscription_doubted",
-        "subscription",
-        ["account_id", "id"],
-        sqlite_where=sa.text("doubted_at IS NOT NULL"),
-        postgresql_where=sa.text("doubted_at IS NOT NULL"),
-    )
 
 
 def _without_syncing() -> None:
-    op.drop_index("ix_subscription_doubted", "subscription")
-    for table in _IN_DOUBT:
-        op.drop_index(f"ix_{table.rstrip('_')}_in_doubt", table)
     for table in _MIRRORED:
         op.drop_column(table, "doubted_at")
         op.drop_column(table, "missing_at")
@@ -236,13 +212,6 @@ def _people() -> None:
     with op.batch_alter_table("login_request", schema=None) as batch_op:
         batch_op.add_column(sa.Column("customer_id", sa.BigInteger(), nullable=True))
         batch_op.add_column(sa.Column("looked_at", Moment(timezone=True), nullable=True))
-        for name, columns, where in (
-            ("ix_login_request_looked", ["portal_id", "looked_at"], "looked_at IS NOT NULL"),
-            ("ix_login_request_customer", ["customer_id", "created_at"], "customer_id IS NOT NULL"),
-        ):
-            batch_op.create_index(
-                name, columns, unique=False, sqlite_where=sa.text(where), postgresql_where=sa.text(where)
-            )
     with op.batch_alter_table("request", schema=None) as batch_op:
         batch_op.add_column(sa.Column("contact", sa.String(), nullable=True))
         batch_op.alter_column("account_id", existing_type=sa.BigInteger(), nullable=True)
@@ -292,8 +261,6 @@ def _without_people() -> None:
         batch_op.alter_column("account_id", existing_type=sa.BigInteger(), nullable=False)
         batch_op.drop_column("contact")
     with op.batch_alter_table("login_request", schema=None) as batch_op:
-        batch_op.drop_index("ix_login_request_customer")
-        batch_op.drop_index("ix_login_request_looked")
         batch_op.drop_column("looked_at")
         batch_op.drop_column("customer_id")
 
