@@ -21,7 +21,7 @@ from sqlalchemy import select, update
 from sqlmodel import col
 from typer.testing import CliRunner
 
-from portal import backups, clock, doctor, models, objects, sheets, store
+from portal import backups, clock, doctor, invoices, models, objects, sheets, store
 from portal.__main__ import app
 from portal.db import Database
 from portal.settings import Settings
@@ -368,6 +368,25 @@ def test_a_document_waits_for_a_store_that_is_down(world: World, gone: Bucket, t
     world.store = Folder(tmp_path / "kept")
     assert world.get().content == first
     assert len(world.issued()) == 1
+
+
+def test_a_crash_between_object_and_row_costs_nothing(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.store = place = Folder(tmp_path / "kept")
+
+    def crash(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(invoices, "keep", crash)
+        with pytest.raises(KeyboardInterrupt):
+            world.get()
+    (row,) = world.issued()
+    assert (row.sha256, len(list(place.listed()))) == (None, 1)
+    assert world.get().status_code == 200
+    assert [key for key, _since in place.listed()] == [issued_key(world)]
+    assert world.issued()[0].number == row.number
 
 
 def test_bytes_in_a_row_are_read_as_before_and_held_against_their_hash(world: World, tmp_path: Path) -> None:
