@@ -431,12 +431,12 @@ def _no_answer(key: str, quiet: bool = False) -> Iterator[None]:
 
     try:
         yield
-    except FileNotFoundError as error:
+    except (BaseError, OSError, ValueError) as error:
         if "NoSuchBucket" in str(error):
             log.error("the store has no such bucket")
             raise StoreDown("NoSuchBucket") from None
-        _lost(key, "missing", quiet)
-    except (BaseError, OSError, ValueError) as error:
+        if isinstance(error, FileNotFoundError):
+            _lost(key, "missing", quiet)
         refused = isinstance(error, PermissionDeniedError | UnauthenticatedError)
         log.error("the store failed", error=type(error).__name__)
         raise StoreDown(type(error).__name__, refused) from None

@@ -356,7 +356,14 @@ def _go_through(database: Database, place: store.Store | None, sheet_id: int, nu
             if not database.write_now(sheets.step, sheet_id, number, clock.now(), parts):
                 return
         except sheets.NotFetched:
-            parts = sheets.fetched(database, place, sheet_id, number)
+            try:
+                parts = sheets.fetched(database, place, sheet_id, number)
+            except store.Lost:
+                database.write_now(sheets.give_up, sheet_id, number, clock.now())
+            except store.StoreDown:
+                database.write_now(sheets.give_up, sheet_id, number, clock.now())
+                database.write_now(_let_go, sheet_id)
+                raise
 
 
 def _where(db: Session, slug: str, label: str | None) -> tuple[int, int | None]:
@@ -412,8 +419,12 @@ def _told(database: Database, portal_id: int, sheet_id: int, only_try: bool, pro
                 typer.echo(f"line {one.line}: {one.column}: {one.sentence}", err=True)
     if sheet.error:
         typer.echo(f"portal: {sheet.error}", err=True)
-    database.write_now(lambda db: sheets.empty(db, db.get_one(models.Sheet, sheet_id), clock.now()))
+    database.write_now(_let_go, sheet_id)
     return 1 if sheet.refused or sheet.error else 0
+
+
+def _let_go(db: Session, sheet_id: int) -> None:
+    sheets.empty(db, db.get_one(models.Sheet, sheet_id), clock.now())
 
 
 # Where documents and files lie

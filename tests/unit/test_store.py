@@ -17,11 +17,11 @@ from urllib.parse import urlsplit
 
 import httpx2
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import func, select, update
 from sqlmodel import col
 from typer.testing import CliRunner
 
-from portal import backups, clock, doctor, invoices, models, objects, sheets, store
+from portal import backups, clock, doctor, invoices, models, objects, sheets, store, upkeep
 from portal.__main__ import app
 from portal.db import Database
 from portal.settings import Settings
@@ -437,6 +437,10 @@ class Files:
     def sheet(self, sheet_id: int) -> models.Sheet:
         return self.database.read_now(lambda db: db.get_one(models.Sheet, sheet_id))
 
+    def orders(self) -> int:
+        count = select(func.count()).select_from(models.Order)
+        return self.database.read_now(lambda db: db.execute(count).scalar_one())
+
     def key(self, sheet_id: int) -> str:
         sheet = self.sheet(sheet_id)
         assert sheet.sha256 is not None
@@ -516,6 +520,35 @@ def test_a_list_in_a_processors_form_lies_in_the_store_too(files: Files) -> None
     )
     found = sheets.fetched(files.database, files.store, sheet_id, 1)
     assert len(found) == 2
+
+
+def test_the_command_line_imports_by_way_of_the_store(
+    files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sheets, "SLICE", 2)
+    path = tmp_path / "orders.csv"
+    lines = "".join(f"p{one}@example.com,SO-{one},Tea,9.00,USD,2026-03-04\n" for one in range(5))
+    path.write_text(HEAD + lines)
+
+    def load() -> int:
+        return upkeep.import_file(files.settings, path, "acme", upkeep.FileChoice("Shop"), False, None)
+
+    assert load() == 0
+    assert files.orders() == 5
+    read = Folder.get
+
+    def down(place: Folder, *where: Any) -> bytes:
+        monkeypatch.setattr(Folder, "get", read)
+        raise StoreDown("EIO")
+
+    monkeypatch.setattr(Folder, "get", down)
+    with pytest.raises(RuntimeError, match="Run it again later"):
+        load()
+    row = models.Sheet
+    kept = files.database.read_now(lambda db: db.execute(select(row)).scalars().all())
+    assert [(one.state, one.emptied_at is None) for one in kept] == [("done", False), ("failed", False)]
+    assert load() == 0
+    assert files.orders() == 5
 
 
 # Going, moving, reading through
