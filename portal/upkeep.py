@@ -337,9 +337,9 @@ def import_file(
                 own_of = account_id if chosen.own else None
                 sheet_id = sheets.take(database, portal_id, file, path.name, "command line", own_of, place)
             number = database.write_now(_begin, portal_id, sheet_id, account_id, chosen, only_try)
+            _go_through(database, place, sheet_id, number)
         except (sheetfile.Unreadable, sheets.Refused) as error:
             raise RuntimeError(str(error)) from None
-            _go_through(database, place, sheet_id, number)
         except OSError as error:
             raise RuntimeError(f"{path}: {error.strerror}") from None
         except store.StoreDown as error:
