@@ -3,6 +3,7 @@
 import json
 import pickle
 import secrets
+import shutil
 import socket
 import sys
 from dataclasses import dataclass, field
@@ -45,7 +46,7 @@ async def run(port: int, database_url: str, reset: bool, as_json: bool) -> None:
         configure_logging(settings)
         if not going_on and not database_url:
             for path in FOLDER.glob("portal.db*"):
-                path.unlink()
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
         upgrade(settings.direct_url, app_url=settings.database_url)
         database = Database(settings.database_url, settings.threads, outside=walls.EVERYTHING)
         worker = Worker(settings, database)

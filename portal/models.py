@@ -938,17 +938,21 @@ class Sheet(SQLModel, table=True):
     started_at: datetime | None = _moment()
     finished_at: datetime | None = _moment()
     emptied_at: datetime | None = _moment()  # its rows are not kept any more
+    sha256: str | None = None  # of all its parts, where they are one object of the store
 
 
 class SheetPart(SQLModel, table=True):
-    """Some rows of a sheet, packed."""
+    """Some rows of a sheet, packed; they stand here, or at a place in the sheet's object."""
 
     __tablename__ = "sheet_part"
     __table_args__ = (ForeignKeyConstraint(["portal_id", "sheet_id"], ["sheet.portal_id", "sheet.id"]),)
     sheet_id: int = Field(sa_type=BigInteger, primary_key=True)
     number: int = Field(primary_key=True)
     portal_id: int = _big(nullable=False)
-    content: bytes = Field(sa_type=LargeBinary)
+    content: bytes | None = Field(default=None, sa_type=LargeBinary)
+    at: int | None = _big()
+    size: int | None = None
+    sha256: str | None = None
 
 
 class SheetProblem(SQLModel, table=True):
@@ -1122,7 +1126,8 @@ class Counter(SQLModel, table=True):
 
 
 class IssuedDocument(SQLModel, table=True):
-    """A document of ours: its words are frozen with its number, its bytes are kept once made."""
+    """A document of ours: its words are frozen with its number, its bytes are kept once made. Those with a hash and
+    without bytes are in the store."""
 
     __tablename__ = "issued_document"
     __table_args__ = (
