@@ -1,12 +1,12 @@
 """Reading everything in: page by page, resumable, stoppable, the same however often it runs."""
 
 import asyncio
+import multiprocessing
 import signal
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from datetime import timedelta
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -287,45 +287,38 @@ def test_the_same_worker_reads_a_run_once_at_a_time(sqlite_till: Till) -> None:
     assert till.asked[till.account.id] == [0, 1, 2, 3, 4, 5]
 
 
-KILLED = """
-import asyncio, sys
-from portal import clock, imports, models, work
-from portal.db import Database
-from portal.settings import Settings
-from portal.vault import Vault
-from tests.unit import test_imports as here
-from tests.unit.builders import MASTER_KEY
+def _reads_until_it_is_killed(url: str, run_id: int, pipe: Connection) -> None:
+    """In a process of its own: three pages, and then it waits."""
+    database = Database(url, threads=2)
+    settings = Settings(master_keys=MASTER_KEY, scheme="http")
+    importer = imports.Importer(settings, database, Vault(MASTER_KEY), work.after_page)
 
-class Opens:
-    setattr = staticmethod(setattr)
+    def told(run: models.ImportRun) -> None:
+        if run.pages == 3:
+            pipe.send(run.pages)
+            pipe.recv()  # and here it is killed
 
-database = Database(sys.argv[1], threads=2)
-account = database.read_now(lambda db: db.get_one(models.Account, int(sys.argv[2])))
-imports.open_gateway = lambda *a, **k: here.Shelf([here.page_of(n) for n in range(6)], [])
-importer = imports.Importer(Settings(master_keys=MASTER_KEY), database, Vault(MASTER_KEY), work.after_page)
-
-def told(run):
-    print(run.pages, flush=True)
-    if run.pages == 3:
-        sys.stdin.readline()  # and here it is killed
-
-asyncio.run(importer.turn(int(sys.argv[3]), told))
-"""
+    asyncio.run(importer.turn(run_id, told))
 
 
 def test_resumes_after_kill_between_pages(till: Till) -> None:
     run = till.start()
     url = till.database.engine.url.render_as_string(hide_password=False)
-    with subprocess.Popen(
-        [sys.executable, "-c", KILLED, url, str(till.account.id), str(run.id)],
-        cwd=Path(__file__).parents[2],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stdout is not None
-        assert [process.stdout.readline().strip() for _ in range(3)] == ["1", "2", "3"]
-        process.send_signal(signal.SIGKILL)
+    till.database.dispose()  # the other process inherits no connection
+    here, there = multiprocessing.Pipe()
+    # A fork: to load everything anew takes a hundred times as long as the test.
+    process = multiprocessing.get_context("fork").Process(
+        target=_reads_until_it_is_killed, args=(url, run.id, there)
+    )
+    process.start()
+    try:
+        assert here.poll(60)
+        assert here.recv() == 3
+    finally:
+        process.kill()
+        process.join(60)
+    assert process.exitcode == -signal.SIGKILL
+    till.asked[till.account.id].clear()
     left = till.run()
     assert (left.state, left.pages, left.cursor) == ("running", 3, "3")
     assert till.turn(till.importer()).came == "busy"  # its lease is not over
