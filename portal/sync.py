@@ -34,6 +34,8 @@ from portal.gateways.base import (
 from portal.ids import new_id
 from portal.money import Money
 
+FEW = 10  # rows
+
 
 @dataclass(frozen=True, slots=True)
 class Change:
@@ -190,8 +192,8 @@ def _put(row: models._Mirrored, name: str, value: Any) -> None:
 
 
 def _insert(db: Session, model: type[models._Mirrored], fresh: Mapping[str, models._Mirrored]) -> list[str]:
-    """Insert what is not there yet; the ids of those that are there by now all the same. The rows stay outside of the
-    session: few of them are touched again."""
+    """Insert what is not there yet; the ids of those that are there by now all the same. The rows of a list's page stay
+    outside of the session, since few of them are touched again; who asked for one thing goes on with it."""
     if not fresh:
         return []
     table: Table = model.__table__  # type: ignore[attr-defined]
@@ -199,6 +201,10 @@ def _insert(db: Session, model: type[models._Mirrored], fresh: Mapping[str, mode
     rows = [fresh[one].__dict__ for one in sorted(fresh)]
     values = [{name: row[name] for name in names} for row in rows]
     mine = _inserted(db, table, values, table.c.id)
+    if len(rows) <= FEW:
+        for row in fresh.values():
+            if row.__dict__["id"] in mine:
+                _take_in(db, row)
     return sorted(one for one, row in fresh.items() if row.__dict__["id"] not in mine)
 
 

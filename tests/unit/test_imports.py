@@ -33,7 +33,7 @@ from portal.jobs import enqueue
 from portal.money import Money
 from portal.settings import Settings
 from portal.vault import Vault
-from tests.unit.builders import MASTER_KEY, NOW, make_account, make_portal, save
+from tests.unit.builders import MASTER_KEY, NOW, make_account, make_customer, make_portal, save
 
 SIZE = 5
 
@@ -437,6 +437,82 @@ def test_objects_without_an_address_belong_to_nobody_yet(sqlite_till: Till) -> N
     till.start()
     assert till.turn(till.importer()).came == "done"
     assert [row.customer_id for row in till.rows(models.Order)] == [None]
+    assert till.rows(models.Customer) == []
+
+
+def test_an_object_with_somebody_elses_address_is_its_customers(till: Till) -> None:
+    """What the processor's customer bought is theirs, whatever address was typed; the other one's name stays."""
+    victim = make_customer(till.database, till.portal, "victim@example.com", name="Vic")
+    shop = make_portal(till.database, "other")
+    stranger = make_customer(till.database, shop, "p1@example.com")
+    told = page_of(0)
+    orders = (replace(told.orders[0], email="victim@example.com"), *told.orders[1:])
+    people = (*told.customers, CustomerRecord(remote_id="c9", email=" Victim@Example.com", name="Mallory"))
+    till.fill(till.account, [replace(told, customers=people, orders=orders)])
+    till.start()
+    assert till.turn(till.importer()).came == "done"
+    found = {row.id: row for row in till.rows(models.Customer)}
+    whose = {row.remote_id: found[row.customer_id] for row in till.rows(models.Order)}
+    assert whose["o0"].email == "p0@example.com"
+    assert (whose["o1"].email, whose["o1"].portal_id) == ("p1@example.com", till.portal.id)
+    assert whose["o1"].id != stranger.id
+    assert found[victim.id].name == "Vic"
+    assert {row.remote_id: row.customer_id for row in till.rows(models.RemoteCustomer)}["c9"] == victim.id
+
+
+def test_amounts_as_text_are_not_written(till: Till) -> None:
+    told = page_of(0)
+    text: Any = "12.00"
+    bad = (replace(told.payments[0], amount=text), replace(told.payments[1], refunded=text))
+    till.fill(till.account, [replace(told, payments=(*bad, *told.payments[2:])), page_of(1)])
+    till.start()
+    assert till.turn(till.importer()).came == "done"
+    assert till.names(models.Payment) == sorted(f"p{n}" for n in range(2, 10))
+    assert [(one["what"], one["id"]) for one in till.run().reasons] == [
+        ("payments", "p0"),
+        ("payments", "p1"),
+    ]
+    assert len(till.rows(models.Order)) == 10
+
+
+def test_a_list_with_the_ids_of_another_account_touches_nothing_there(till: Till) -> None:
+    """Two merchants' accounts may use the same ids, and one of them may lie."""
+    shop = make_portal(till.database, "other")
+    theirs = make_account(till.database, shop)
+    till.fill(theirs, 1)
+    till.database.write_now(imports.start, theirs, clock.now(), None)
+    till.fill(till.account, [replace(page_of(0), as_of=NOW + timedelta(days=1), orders=_cancelled())])
+    till.start()
+
+    async def both() -> list[str]:
+        found = []
+        for account in (theirs, till.account):
+            importer = till.importer()
+            found.append((await importer.turn(till.run(account).id)).came)
+            await importer.aclose()
+        return found
+
+    assert asyncio.run(both()) == ["done", "done"]
+    statuses = {(row.account_id, row.portal_id, row.status) for row in till.rows(models.Order)}
+    assert statuses == {
+        (theirs.id, shop.id, "paid"),
+        (till.account.id, till.portal.id, "cancelled"),
+    }
+    portals = {row.id: row.portal_id for row in till.rows(models.Customer)}
+    assert all(portals[row.customer_id] == row.portal_id for row in till.rows(models.Order))
+
+
+def _cancelled() -> tuple[OrderRecord, ...]:
+    return tuple(replace(one, status="cancelled") for one in page_of(0).orders)
+
+
+def test_a_list_that_shrinks_meanwhile_keeps_what_was_read(sqlite_till: Till) -> None:
+    """What the processor has deleted between two pages is no reason to stop, nor is a page without anything."""
+    till = sqlite_till
+    till.fill(till.account, [page_of(0), Snapshot(as_of=NOW), Snapshot(as_of=NOW), page_of(2)])
+    till.start()
+    assert till.turn(till.importer()).came == "done"
+    assert till.names(models.Order) == sorted(f"o{n}" for n in (*range(5), *range(10, 15)))
 
 
 def test_a_bad_object_is_skipped_with_its_reason_and_nothing_is_half_written(till: Till) -> None:
