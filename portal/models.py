@@ -1,6 +1,7 @@
 """The tables. Everything that belongs to a portal carries `portal_id`; what mirrors a processor carries `account_id`,
 `remote_id` and the stamps by which the newest word wins, field by field."""
 
+from collections.abc import Callable
 from datetime import UTC, date, datetime
 from typing import Any
 
@@ -46,6 +47,17 @@ class Moment(TypeDecorator[datetime]):
             raise ValueError("a moment needs its time zone")
         value = value.astimezone(UTC)
         return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
+
+    def bind_processor(self, dialect: Dialect) -> Callable[[datetime | None], Any] | None:
+        """In SQLite a moment is text, written here at once: of a row that is read in there are up to a dozen."""
+        if dialect.name != "sqlite":
+            return super().bind_processor(dialect)
+
+        def process(value: datetime | None) -> str | None:
+            moment = self.process_bind_param(value, dialect)
+            return None if moment is None else moment.isoformat(" ", "microseconds")
+
+        return process
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
         if value is None:
