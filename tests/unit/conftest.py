@@ -19,7 +19,10 @@ from tests.shared import migrated_sqlite
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     for name in ("database", "new_database"):
         if name in metafunc.fixturenames:
-            metafunc.parametrize(name, _engines(metafunc.config), indirect=True)
+            engines = _engines(metafunc.config)
+            if "sqlite_only" in metafunc.fixturenames:
+                engines = [one for one in engines if one == "sqlite"]
+            metafunc.parametrize(name, engines, indirect=True)
             return
 
 
@@ -28,6 +31,11 @@ def _engines(config: pytest.Config) -> list[str]:
     if wanted == "both" or (wanted == "auto" and programs()):
         return ["sqlite", "postgresql"]
     return ["sqlite"] if wanted == "auto" else [wanted]
+
+
+@pytest.fixture
+def sqlite_only() -> None:
+    """For what does not depend on the database, though its fixtures do."""
 
 
 @pytest.fixture
