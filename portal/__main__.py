@@ -45,12 +45,17 @@ def run_worker() -> None:
 
 
 @app.command("migrate")
-def run_migrations() -> None:
-    """Bring the database to this version's schema."""
-    from portal.migrate import upgrade
+def run_migrations(
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Take all the time it takes: for when web and worker are stopped.")
+    ] = False,
+) -> None:
+    """Bring the database to this version's schema, while web and worker run on."""
+    from portal.migrate import ENDLESS, upgrade
 
     settings = Settings()
-    _or_say_why(lambda: upgrade(settings.database_url))
+    owner, how = settings.direct_url, ENDLESS if wait else None
+    _or_say_why(lambda: upgrade(owner, patience=how, app_url=settings.database_url))
     typer.echo("The database is up to date.", err=True)
 
 
@@ -220,13 +225,13 @@ def rotate_keys() -> None:
 
     Put a fresh key in front of the old one, restart, run this, and take the old one away. Safe to run again.
     """
-    from portal import upkeep
+    from portal import upkeep, walls
     from portal.db import Database
 
     settings = Settings()
 
     def run() -> None:
-        database = Database(settings.database_url, threads=1)
+        database = Database(settings.database_url, threads=1, outside=walls.EVERYTHING)
         try:
             count = upkeep.rotate_keys(database, settings.master_keys.get_secret_value())
         finally:

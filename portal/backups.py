@@ -28,7 +28,7 @@ import pysqlite3.dbapi2
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
-from portal import clock, models, postgres
+from portal import clock, models, postgres, walls
 from portal.db import Database
 from portal.migrate import head, is_known
 from portal.settings import Settings
@@ -173,7 +173,7 @@ def _forget(folder: Path, keep: int) -> None:
 def _tell_doctor(settings: Settings, path: Path, now: datetime) -> None:
     """That there is one. It is not in it, and the backup is good all the same where this can't be written."""
     with contextlib.suppress(SQLAlchemyError):
-        database = Database(settings.database_url, threads=1)
+        database = Database(settings.database_url, threads=1, outside=walls.EVERYTHING)
         try:
             row = models.Setting(name="backup", value=path.name, at=now)
             database.write_now(lambda db: db.merge(row))
@@ -254,10 +254,10 @@ def _schema(ask: Ask) -> str:
 
 
 def _from_postgres(settings: Settings, file: IO[bytes], now: datetime) -> Manifest:
-    with postgres.snapshot(settings.database_url) as (ask, name, server):
+    with postgres.snapshot(settings.direct_url) as (ask, name, server):
         program = postgres.program("pg_dump", server, settings.pg_bin)
         schema, tables = _schema(ask), _count_postgres(ask)
-        dump = postgres.dump(program, settings.database_url, name)
+        dump = postgres.dump(program, settings.direct_url, name)
         return _write(file, "postgresql", dump, now, schema, tables, None, postgres.version_text(server))
 
 
@@ -534,10 +534,10 @@ def verify(settings: Settings, path: Path) -> Restored:
             return _examine_sqlite(settings, opened.manifest, copy, "restored into a temporary file")
     if _kind(settings.database_url) != "postgresql":
         raise BackupError("This is a backup of PostgreSQL: set PORTAL_DATABASE_URL to a server to try it on.")
-    with postgres.temporary(settings.database_url) as url:
+    with postgres.temporary(settings.direct_url) as url:
         if url is not None:
             return _into_postgres(settings, opened, url, "restored into a temporary database")
-    program = postgres.program("pg_restore", postgres.server_version(settings.database_url), settings.pg_bin)
+    program = postgres.program("pg_restore", postgres.server_version(settings.direct_url), settings.pg_bin)
     postgres.read_through(program, opened.data())
     note = (
         "No database may be created on the server: it was read through and its sums compared, not restored."

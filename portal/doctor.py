@@ -40,13 +40,14 @@ from portal import (
     reach,
     rhythm,
     tally,
+    walls,
     work,
 )
 from portal.accounts import Checked
 from portal.connect import open_gateway
-from portal.db import Database
+from portal.db import Database, goes_through_pooler
 from portal.gateways import http
-from portal.migrate import is_current
+from portal.migrate import serves
 from portal.render import Format
 from portal.settings import LOCAL, Settings
 from portal.texts import gettext as _
@@ -146,8 +147,8 @@ async def examine(settings: Settings) -> list[Finding]:
     database = None
     if trouble is None:
         try:
-            database = Database(settings.database_url, threads=4)
-            if not await database.read(lambda db: is_current(database)):
+            database = Database(settings.database_url, threads=4, outside=walls.EVERYTHING)
+            if not await database.read(lambda db: serves(database)):
                 trouble = _old_schema()
         except (SQLAlchemyError, RuntimeError) as error:
             trouble = _no_database(error)
@@ -911,7 +912,7 @@ def of_installation(db: Session, settings: Settings, merchant_id: int | None, no
             *of_settings(settings),
             _worker(db, now),
             _jobs(db),
-            _database(db),
+            *_database(db, settings),
             _disk(settings),
             _backup(db, now),
             *_clocks(db),
@@ -927,7 +928,8 @@ def of_settings(settings: Settings) -> list[Finding]:
 
 def _worker(db: Session, now: datetime) -> Finding:
     found = db.get(models.Setting, "worker")
-    count, seconds = work.lag(db, now)
+    with walls.wide("health"):
+        count, seconds = work.lag(db, now)
     todo = _("Start `portal worker`, or `portal serve` without --no-worker.")
     if found is None:
         return Finding("worker", "bad", _("No worker has ever been at work."), todo)
@@ -948,7 +950,8 @@ def _worker(db: Session, now: datetime) -> Finding:
 
 def _jobs(db: Session) -> Finding:
     row = models.Job
-    count = db.execute(select(func.count()).where(col(row.parked_at).is_not(None))).scalar_one()
+    with walls.wide("health"):
+        count = db.execute(select(func.count()).where(col(row.parked_at).is_not(None))).scalar_one()
     if not count:
         return Finding("jobs", "ok", _("Nothing was given up."))
     sentence = _("{count} jobs were given up after many tries.").format(count=count)
@@ -957,16 +960,61 @@ def _jobs(db: Session) -> Finding:
     )
 
 
-def _database(db: Session) -> Finding:
+def _database(db: Session, settings: Settings) -> Iterator[Finding]:
     if db.get_bind().dialect.name == "sqlite":
         version = db.execute(text("SELECT sqlite_version()")).scalar_one()
-        return Finding(
-            "database", "ok", _("SQLite {version}, at this version’s schema.").format(version=version)
-        )
+        sentence = _("SQLite {version}, at this version’s schema.").format(version=version)
+        yield Finding("database", "ok", sentence)
+        return
     version = str(db.execute(text("SHOW server_version")).scalar_one()).split(" ")[0]
-    return Finding(
-        "database", "ok", _("PostgreSQL {version}, at this version’s schema.").format(version=version)
-    )
+    sentence = _("PostgreSQL {version}, at this version’s schema.").format(version=version)
+    yield _walls(db) or Finding("database", "ok", sentence)
+    if goes_through_pooler(db.connection().connection.driver_connection):
+        yield _pooler(settings, jit=db.execute(text("SHOW jit")).scalar_one() == "on")
+
+
+def _pooler(settings: Settings, jit: bool) -> Finding:
+    """What PgBouncer leaves to whoever runs it."""
+    about = _("Pooler")
+    if settings.direct_url == settings.database_url:
+        sentence = _("It is reached through a pooler, by which migrations and backups can’t go.")
+        todo = _("Set PORTAL_DATABASE_DIRECT_URL to the address of PostgreSQL itself.")
+        return Finding("database", "bad", sentence, todo, about)
+    if jit:
+        sentence = _(
+            "It is reached through a pooler, by which we can’t switch off JIT; that makes pages slow."
+        )
+        todo = _("Say once, to PostgreSQL: ALTER ROLE … SET jit = off, for the role of the portal.")
+        return Finding("database", "warn", sentence, todo, about)
+    return Finding("database", "ok", _("It is reached through a pooler."), about=about)
+
+
+def _walls(db: Session) -> Finding | None:
+    """What keeps row-level security from holding for us; owners it holds for, but they may take it down."""
+    role, passes = db.execute(
+        text("SELECT rolname, rolsuper OR rolbypassrls FROM pg_roles WHERE rolname = current_user")
+    ).one()
+    if passes:
+        return Finding(
+            "database",
+            "warn",
+            _(
+                "The role {role} passes by row-level security: the second wall between portals does not hold."
+            ).format(role=role),
+            _("Connect as a role that is no superuser and has no BYPASSRLS; docs/tenancy.md says how."),
+        )
+    open_still = db.execute(
+        text(
+            "SELECT count(*) FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = 'portal_id' "
+            "WHERE c.relkind = 'r' AND c.relnamespace = 'public'::regnamespace "
+            "AND NOT (c.relrowsecurity AND c.relforcerowsecurity)"
+        )
+    ).scalar_one()
+    if open_still:
+        sentence = _("Row-level security is switched off on {count} tables.").format(count=open_still)
+        todo = _("Run `portal migrate`; if it stays so, switch it on again as docs/tenancy.md says.")
+        return Finding("database", "warn", sentence, todo)
+    return None
 
 
 def _disk(settings: Settings) -> Finding:

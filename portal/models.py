@@ -89,6 +89,7 @@ class Merchant(SQLModel, table=True):
 class Portal(SQLModel, table=True):
     """A merchant's site, found by its host: the wall between strangers."""
 
+    __table_args__ = (Index("ix_portal_merchant", "merchant_id"),)
     id: int = _id()
     merchant_id: int = Field(foreign_key="merchant.id", sa_type=BigInteger)
     slug: str = Field(unique=True)
@@ -990,6 +991,7 @@ class Job(SQLModel, table=True):
     locked_by: int | None = _big()  # the claim that holds it: who comes late with another one changes nothing
     deaths: int | None = _big()  # how many times in a row its worker died over it
     account_id: int | None = _big()  # whose processor it asks, so that one that hangs holds up only its own
+    within: int | None = _big()  # the portal of which alone it may see and write rows; None: see `work`
     done_at: datetime | None = _moment()
     parked_at: datetime | None = _moment()
     error: str | None = None

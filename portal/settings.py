@@ -26,6 +26,11 @@ class Settings(BaseSettings):
         default="sqlite:///portal.db",
         description="sqlite:///<file> or postgresql://<user>:<password>@<host>/<name>.",
     )
+    database_direct_url: str = Field(
+        default="",
+        description="The same database for migrations and backups: as the PostgreSQL role that owns the tables, and "
+        "without PgBouncer. Unset: database_url. See docs/tenancy.md.",
+    )
     secret_key: SecretStr = Field(
         default_factory=lambda: SecretStr(secrets.token_urlsafe(32)),
         description="Signs and seals what browsers hand back. Keep it the same over restarts and processes.",
@@ -149,6 +154,11 @@ class Settings(BaseSettings):
         """Address and port of what `dns_servers` names."""
         split = [part.partition("#") for part in _parts(self.dns_servers)]
         return tuple((address, int(port or 53)) for address, _, port in split)
+
+    @property
+    def direct_url(self) -> str:
+        """The database itself, past a pooler: for what needs a connection of its own."""
+        return self.database_direct_url or self.database_url
 
     @property
     def secure(self) -> bool:

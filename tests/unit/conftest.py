@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from portal import models
+from portal import models, walls
 from portal.db import Database
 from portal.migrate import upgrade
 from tests.postgres import Server, programs
@@ -96,14 +96,26 @@ def postgres() -> Iterator[Server]:
 
 @pytest.fixture(scope="session")
 def migrated_postgres(postgres: Server) -> str:
-    url = postgres.create("portal")
-    upgrade(url)
+    """As the role that owns nothing: whatever is tested on it works behind row-level security."""
+    app = postgres.app_url("portal")
+    upgrade(postgres.create("portal"), app_url=app)
+    return app
+
+
+@pytest.fixture
+def postgresql(request: pytest.FixtureRequest) -> str:
+    """Its address, migrated and empty, for what is PostgreSQL's own; as the role that owns nothing."""
+    if "postgresql" not in _engines(request.config):
+        pytest.skip("PostgreSQL is not there, or not wanted")
+    url: str = request.getfixturevalue("migrated_postgres")
+    kept: Kept = request.getfixturevalue("kept_postgres")
+    kept.empty()
     return url
 
 
 @pytest.fixture(scope="session")
-def kept_postgres(migrated_postgres: str) -> "Iterator[Kept]":
-    kept = Kept(migrated_postgres)
+def kept_postgres(migrated_postgres: str, postgres: Server) -> "Iterator[Kept]":
+    kept = Kept(migrated_postgres, postgres.url("portal"))
     yield kept
     kept.close()
 
@@ -111,22 +123,26 @@ def kept_postgres(migrated_postgres: str) -> "Iterator[Kept]":
 class Kept:
     """The PostgreSQL database of all tests, with its connections: a new one costs as much as a small test."""
 
-    def __init__(self, url: str) -> None:
-        self._url = url
-        self._database = Database(url, threads=8)
+    def __init__(self, url: str, owners_url: str) -> None:
+        self._owners_url = owners_url
+        # Tests look over the walls; what they ask of the app or the worker has its own, and is held by them.
+        self._database = Database(url, threads=8, outside=walls.EVERYTHING)
         # One after the other is the same connection's, as with a new pool: PostgreSQL then adds rows in their order.
         self._database.engine.pool._pool.use_lifo = True  # type: ignore[attr-defined]
         self._cleaner: psycopg.Connection[Any] | None = None
 
     def emptied(self) -> Database:
         """Without a row, and with listeners and limits of its own."""
-        if self._cleaner is None or self._cleaner.broken:
-            self._cleaner = self._new_cleaner()
-        self._cleaner.execute("SELECT pg_temp.empty()")
+        self.empty()
         database = copy.copy(self._database)
         database.engine = self._database.engine.execution_options()
         database._reader = database.engine.execution_options(isolation_level="AUTOCOMMIT")
         return database
+
+    def empty(self) -> None:
+        if self._cleaner is None or self._cleaner.broken:
+            self._cleaner = self._new_cleaner()
+        self._cleaner.execute("SELECT pg_temp.empty()")
 
     def tidy(self) -> None:
         """What a test has left in use is not there for the next one."""
@@ -142,7 +158,7 @@ class Kept:
         """Fifteen times as quick as a DELETE of each table, and twenty times as TRUNCATE: most tables are empty."""
         tables = [table.name for table in reversed(models.metadata.sorted_tables)]
         lines = [f"IF EXISTS (SELECT FROM {name}) THEN DELETE FROM {name}; END IF;" for name in tables]
-        connection = psycopg.connect(self._url, autocommit=True, options="-c lock_timeout=5000")
+        connection = psycopg.connect(self._owners_url, autocommit=True, options="-c lock_timeout=5000")
         connection.execute(
             "CREATE FUNCTION pg_temp.empty() RETURNS void LANGUAGE plpgsql AS "
             f"$$ BEGIN {' '.join(lines)} END $$"

@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import psycopg
 from sqlalchemy import Executable, event, text
 from sqlalchemy.orm import Session
 
@@ -33,7 +34,6 @@ def plan_of(
 
     def explain(db: Session) -> list[str]:
         connection = db.connection()
-        connection.execute(text("ANALYZE"))
         if not database.is_sqlite:
             for way in ("seqscan", "bitmapscan", *off):
                 connection.execute(text(f"SET LOCAL enable_{way} = off"))
@@ -51,7 +51,18 @@ def plan_of(
         word = "EXPLAIN QUERY PLAN" if database.is_sqlite else "EXPLAIN"
         return [str(row[-1]) for row in connection.exec_driver_sql(f"{word} {sql}", parameters)]
 
+    _count(database)
     return database.write_now(explain)  # SET LOCAL needs a transaction
+
+
+def _count(database: Database) -> None:
+    """Have the database know how many rows there are of what; PostgreSQL does it for who owns the tables alone."""
+    if database.is_sqlite:
+        database.write_now(lambda db: db.execute(text("ANALYZE")))
+        return
+    owners = database.engine.url.set(username="portal").render_as_string(hide_password=False)
+    with psycopg.connect(owners, autocommit=True) as connection:
+        connection.execute("ANALYZE")
 
 
 def wholes(lines: list[str]) -> list[str]:
