@@ -330,6 +330,10 @@ class Worker:
 
     async def _mails(self, jobs: list[Claimed]) -> None:
         """All mails of a batch, over one connection; each is written down as sent as soon as it is taken."""
+        for job in jobs:
+            if job.deaths > DEATHS:
+                await self.database.write(retry, job, str(Deadly()), clock.now(), True)
+        jobs = [job for job in jobs if job.deaths <= DEATHS]
         noted: set[int] = set()
 
         async def taken(number: int) -> None:
