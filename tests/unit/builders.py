@@ -4,8 +4,6 @@ import secrets
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import psycopg
-from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from portal import models
@@ -202,13 +200,3 @@ def make_request(
         **fields,
     }
     return save(database, models.Request(**values))  # type: ignore[no-any-return]
-
-
-def analyze(database: Database) -> None:
-    """Tell the planner what is there. On PostgreSQL the owner of the tables alone can, and tests are another role."""
-    if database.is_sqlite:
-        database.write_now(lambda db: db.execute(text("ANALYZE")))
-        return
-    owner = database.engine.url.set(drivername="postgresql", username="portal")
-    with psycopg.connect(owner.render_as_string(hide_password=False), autocommit=True) as connection:
-        connection.execute("ANALYZE")
