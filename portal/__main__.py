@@ -56,7 +56,8 @@ def run_migrations(
     from portal.migrate import ENDLESS, upgrade
 
     settings = Settings()
-    _or_say_why(lambda: upgrade(settings.direct_url, patience=ENDLESS if wait else None))
+    owner, how = settings.direct_url, ENDLESS if wait else None
+    _or_say_why(lambda: upgrade(owner, patience=how, app_url=settings.database_url))
     typer.echo("The database is up to date.", err=True)
 
 
@@ -226,13 +227,13 @@ def rotate_keys() -> None:
 
     Put a fresh key in front of the old one, restart, run this, and take the old one away. Safe to run again.
     """
-    from portal import upkeep
+    from portal import upkeep, walls
     from portal.db import Database
 
     settings = Settings()
 
     def run() -> None:
-        database = Database(settings.database_url, threads=1)
+        database = Database(settings.database_url, threads=1, outside=walls.EVERYTHING)
         try:
             count = upkeep.rotate_keys(database, settings.master_keys.get_secret_value())
         finally:

@@ -29,7 +29,7 @@ import pysqlite3.dbapi2
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
-from portal import clock, models, postgres, store
+from portal import clock, models, postgres, store, walls
 from portal.db import Database
 from portal.migrate import head, is_known
 from portal.settings import Settings
@@ -190,7 +190,7 @@ def _forget(folder: Path, keep: int) -> None:
 def _tell_doctor(settings: Settings, path: Path, now: datetime) -> None:
     """That there is one. It is not in it, and the backup is good all the same where this can't be written."""
     with contextlib.suppress(SQLAlchemyError):
-        database = Database(settings.database_url, threads=1)
+        database = Database(settings.database_url, threads=1, outside=walls.EVERYTHING)
         try:
             row = models.Setting(name="backup", value=path.name, at=now)
             database.write_now(lambda db: db.merge(row))

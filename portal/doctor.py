@@ -42,6 +42,7 @@ from portal import (
     rhythm,
     store,
     tally,
+    walls,
     work,
 )
 from portal.accounts import Checked
@@ -154,7 +155,7 @@ async def examine(settings: Settings) -> list[Finding]:
     database = None
     if trouble is None:
         try:
-            database = Database(settings.database_url, threads=4)
+            database = Database(settings.database_url, threads=4, outside=walls.EVERYTHING)
             if not await database.read(lambda db: serves(database)):
                 trouble = _old_schema()
         except (SQLAlchemyError, RuntimeError) as error:
@@ -983,7 +984,8 @@ def of_settings(settings: Settings) -> list[Finding]:
 
 def _worker(db: Session, now: datetime) -> Finding:
     found = db.get(models.Setting, "worker")
-    count, seconds = work.lag(db, now)
+    with walls.wide("health"):
+        count, seconds = work.lag(db, now)
     todo = _("Start `portal worker`, or `portal serve` without --no-worker.")
     if found is None:
         return Finding("worker", "bad", _("No worker has ever been at work."), todo)
@@ -1004,7 +1006,8 @@ def _worker(db: Session, now: datetime) -> Finding:
 
 def _jobs(db: Session) -> Finding:
     row = models.Job
-    count = db.execute(select(func.count()).where(col(row.parked_at).is_not(None))).scalar_one()
+    with walls.wide("health"):
+        count = db.execute(select(func.count()).where(col(row.parked_at).is_not(None))).scalar_one()
     if not count:
         return Finding("jobs", "ok", _("Nothing was given up."))
     sentence = _("{count} jobs were given up after many tries.").format(count=count)
@@ -1021,7 +1024,7 @@ def _database(db: Session, settings: Settings) -> Iterator[Finding]:
         return
     version = str(db.execute(text("SHOW server_version")).scalar_one()).split(" ")[0]
     sentence = _("PostgreSQL {version}, at this version’s schema.").format(version=version)
-    yield Finding("database", "ok", sentence)
+    yield _walls(db) or Finding("database", "ok", sentence)
     if goes_through_pooler(db.connection().connection.driver_connection):
         yield _pooler(settings, jit=db.execute(text("SHOW jit")).scalar_one() == "on")
 
@@ -1040,6 +1043,34 @@ def _pooler(settings: Settings, jit: bool) -> Finding:
         todo = _("Say once, to PostgreSQL: ALTER ROLE … SET jit = off, for the role of the portal.")
         return Finding("database", "warn", sentence, todo, about)
     return Finding("database", "ok", _("It is reached through a pooler."), about=about)
+
+
+def _walls(db: Session) -> Finding | None:
+    """What keeps row-level security from holding for us; owners it holds for, but they may take it down."""
+    role, passes = db.execute(
+        text("SELECT rolname, rolsuper OR rolbypassrls FROM pg_roles WHERE rolname = current_user")
+    ).one()
+    if passes:
+        return Finding(
+            "database",
+            "warn",
+            _(
+                "The role {role} passes by row-level security: the second wall between portals does not hold."
+            ).format(role=role),
+            _("Connect as a role that is no superuser and has no BYPASSRLS; docs/tenancy.md says how."),
+        )
+    open_still = db.execute(
+        text(
+            "SELECT count(*) FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = 'portal_id' "
+            "WHERE c.relkind = 'r' AND c.relnamespace = 'public'::regnamespace "
+            "AND NOT (c.relrowsecurity AND c.relforcerowsecurity)"
+        )
+    ).scalar_one()
+    if open_still:
+        sentence = _("Row-level security is switched off on {count} tables.").format(count=open_still)
+        todo = _("Run `portal migrate`; if it stays so, switch it on again as docs/tenancy.md says.")
+        return Finding("database", "warn", sentence, todo)
+    return None
 
 
 def _disk(settings: Settings) -> Finding:

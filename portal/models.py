@@ -1,6 +1,7 @@
 """The tables. Everything that belongs to a portal carries `portal_id`; what mirrors a processor carries `account_id`,
 `remote_id` and the stamps by which the newest word wins, field by field."""
 
+from collections.abc import Callable
 from datetime import UTC, date, datetime
 from typing import Any
 
@@ -47,6 +48,17 @@ class Moment(TypeDecorator[datetime]):
         value = value.astimezone(UTC)
         return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
 
+    def bind_processor(self, dialect: Dialect) -> Callable[[datetime | None], Any] | None:
+        """In SQLite a moment is text, written here at once: of a row that is read in there are up to a dozen."""
+        if dialect.name != "sqlite":
+            return super().bind_processor(dialect)
+
+        def process(value: datetime | None) -> str | None:
+            moment = self.process_bind_param(value, dialect)
+            return None if moment is None else moment.isoformat(" ", "microseconds")
+
+        return process
+
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
         if value is None:
             return None
@@ -89,6 +101,7 @@ class Merchant(SQLModel, table=True):
 class Portal(SQLModel, table=True):
     """A merchant's site, found by its host: the wall between strangers."""
 
+    __table_args__ = (Index("ix_portal_merchant", "merchant_id"),)
     id: int = _id()
     merchant_id: int = Field(foreign_key="merchant.id", sa_type=BigInteger)
     slug: str = Field(unique=True)
@@ -994,6 +1007,7 @@ class Job(SQLModel, table=True):
     locked_by: int | None = _big()  # the claim that holds it: who comes late with another one changes nothing
     deaths: int | None = _big()  # how many times in a row its worker died over it
     account_id: int | None = _big()  # whose processor it asks, so that one that hangs holds up only its own
+    within: int | None = _big()  # the portal of which alone it may see and write rows; None: see `work`
     done_at: datetime | None = _moment()
     parked_at: datetime | None = _moment()
     error: str | None = None

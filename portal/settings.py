@@ -30,8 +30,8 @@ class Settings(BaseSettings):
     )
     database_direct_url: str = Field(
         default="",
-        description="Where database_url goes through PgBouncer: the same database without it, for migrations and "
-        "backups. Unset: database_url.",
+        description="The same database for migrations and backups: as the PostgreSQL role that owns the tables, and "
+        "without PgBouncer. Unset: database_url. See docs/tenancy.md.",
     )
     secret_key: SecretStr = Field(
         default_factory=lambda: SecretStr(secrets.token_urlsafe(32)),

@@ -46,6 +46,7 @@ from portal import (
     sheets,
     store,
     sync,
+    walls,
     webhooks,
 )
 from portal.connect import Disconnected, open_gateway
@@ -105,6 +106,7 @@ class Claimed:
     account_id: int | None
     processor: str | None
     since: float  # by this process's own clock
+    within: int | None = None  # the portal in whose walls it is carried out
 
 
 class Again(Exception):
@@ -167,6 +169,10 @@ class Worker:
 
     async def run(self) -> None:
         """Work until stopped."""
+        with walls.wide("worker"):
+            await self._run()
+
+    async def _run(self) -> None:
         global _wake, _loop
         _wake, _loop = asyncio.Event(), asyncio.get_running_loop()
         last_beat = last_sweep = None
@@ -211,7 +217,8 @@ class Worker:
     async def once(self) -> int:
         """Carry out one batch of what is due; how many jobs it was."""
         before = set(self._hands)
-        batch = await self._take()
+        with walls.wide("worker"):
+            batch = await self._take()
         await asyncio.gather(*(self._hands - before))
         return len(batch)
 
@@ -296,7 +303,8 @@ class Worker:
             if job.deaths > DEATHS:
                 raise Deadly
             async with asyncio.timeout(LONGEST_S):
-                await handler(job.payload)
+                with walls.within(job.within) if job.within else walls.wide("worker"):
+                    await handler(job.payload)
         except Again as again:
             await self.database.write(postpone, job, clock.now() + timedelta(seconds=again.seconds))
         except Deadly as error:
@@ -322,6 +330,10 @@ class Worker:
 
     async def _mails(self, jobs: list[Claimed]) -> None:
         """All mails of a batch, over one connection; each is written down as sent as soon as it is taken."""
+        for job in jobs:
+            if job.deaths > DEATHS:
+                await self.database.write(retry, job, str(Deadly()), clock.now(), True)
+        jobs = [job for job in jobs if job.deaths <= DEATHS]
         noted: set[int] = set()
 
         async def taken(number: int) -> None:
@@ -336,8 +348,8 @@ class Worker:
 
         last = {number for number, job in enumerate(jobs) if job.attempts >= TRIES}
         wanted = [(job.kind, job.payload) for job in jobs]
-        ids = [job.id for job in jobs]
-        results = await letters.send(self.database, self.settings, wanted, last, ids, taken)
+        ids, homes = [job.id for job in jobs], [job.within for job in jobs]
+        results = await letters.send(self.database, self.settings, wanted, last, ids, taken, homes)
         for number, (job, result) in enumerate(zip(jobs, results, strict=True)):
             if number in noted:
                 continue
@@ -574,14 +586,14 @@ def claim(
             col(models.Job.attempts),
             col(models.Job.account_id),
             col(models.Job.deaths),
+            col(models.Job.within),
         )
         .execution_options(synchronize_session=False)
     ).all()
     asked = {one.account_id for one in taken if one.account_id is not None}
-    names = db.execute(
-        select(col(models.Account.id), col(models.Account.processor)).where(col(models.Account.id).in_(asked))
-    )
-    processor_of = {found.id: found.processor for found in names} if asked else {}
+    of = models.Account
+    known = select(col(of.id), col(of.processor), col(of.portal_id)).where(col(of.id).in_(asked))
+    accounts_asked = {found.id: found for found in db.execute(known)} if asked else {}
     since = time.monotonic()
     return [
         Claimed(
@@ -592,10 +604,12 @@ def claim(
             token,
             one.deaths,
             one.account_id,
-            processor_of.get(one.account_id),
+            found.processor if found else None,
             since,
+            one.within or (found.portal_id if found else None),
         )
         for one in taken
+        for found in [accounts_asked.get(one.account_id)]
     ]
 
 

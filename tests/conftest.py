@@ -11,8 +11,12 @@ from pytest_socket import socket_allow_hosts
 from portal import clock
 from portal.gateways import http
 from tests.postgres import programs
+from tests.shared import share
 
 SHARED = Path(__file__).parents[2] / "shared"  # specifications and samples, where somebody has them
+
+
+share()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

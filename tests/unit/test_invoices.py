@@ -729,6 +729,7 @@ def hostile_document(world: World, words: str) -> models.IssuedDocument:
     return world.issue(payment)
 
 
+@pytest.mark.usefixtures("sqlite_only")
 def test_hostile_words_are_words(
     database: Database, monkeypatch: pytest.MonkeyPatch, real_press: Press
 ) -> None:
@@ -868,6 +869,7 @@ def test_letter_paper_is_letter(
     assert (round(box[2]), round(box[3])) == (612, 792)
 
 
+@pytest.mark.usefixtures("sqlite_only")
 def test_largest_document_is_made_within_its_processor_time(world: World, real_press: Press) -> None:
     name = "Wholebeancoffee" * 70
     order = make_order(
