@@ -485,7 +485,7 @@ def test_a_list_with_the_ids_of_another_account_touches_nothing_there(till: Till
     till.start()
 
     async def both() -> list[str]:
-        found = []
+        found = list[str]()
         for account in (theirs, till.account):
             importer = till.importer()
             found.append((await importer.turn(till.run(account).id)).came)

@@ -500,7 +500,7 @@ def sound(record: R) -> R:
 
 
 @cache
-def _texts(sort: type[Record]) -> tuple[str, ...]:
+def _texts(sort: type[Any]) -> tuple[str, ...]:
     return tuple(one.name for one in fields(sort) if one.name in TEXTS)
 
 
@@ -510,7 +510,7 @@ def without(record: R, *names: str) -> R:
 
 
 @cache
-def all_fields(sort: type[Record]) -> frozenset[str]:
+def all_fields(sort: type[Any]) -> frozenset[str]:
     return frozenset(one.name for one in fields(sort)) - {"remote_id", "knows"}
 
 
