@@ -291,12 +291,18 @@ def _begin(row: models._Mirrored, record: Record, as_of: datetime) -> tuple[None
     return None, values.get("status", "")
 
 
-@cache
-def _written_as(sort: type[Any], model: type[models._Mirrored]) -> tuple[tuple[str, str | None], ...]:
-    """The fields of a record, and for those that are written as they are, their column."""
-    known = _defaults(model)
-    plain = {name: _RENAMED.get(name, name) for name in _told_by(sort) if name not in _COMPOUND}
-    return tuple((name, one if (one := plain.get(name)) in known else None) for name in _told_by(sort))
+_written: dict[tuple[type[Record], type[models._Mirrored]], tuple[tuple[str, str | None], ...]] = {}
+
+
+def _written_as(sort: type[Record], model: type[models._Mirrored]) -> tuple[tuple[str, str | None], ...]:
+    """The fields of a record, and for those that are written as they are, their column; found once."""
+    if (sort, model) not in _written:
+        known = _defaults(model)
+        plain = {name: _RENAMED.get(name, name) for name in _told_by(sort) if name not in _COMPOUND}
+        _written[sort, model] = tuple(
+            (name, one if (one := plain.get(name)) in known else None) for name in _told_by(sort)
+        )
+    return _written[sort, model]
 
 
 def _merge(
