@@ -101,6 +101,7 @@ class Merchant(SQLModel, table=True):
 class Portal(SQLModel, table=True):
     """A merchant's site, found by its host: the wall between strangers."""
 
+    __table_args__ = (Index("ix_portal_merchant", "merchant_id"),)
     id: int = _id()
     merchant_id: int = Field(foreign_key="merchant.id", sa_type=BigInteger)
     slug: str = Field(unique=True)
@@ -949,17 +950,21 @@ class Sheet(SQLModel, table=True):
     started_at: datetime | None = _moment()
     finished_at: datetime | None = _moment()
     emptied_at: datetime | None = _moment()  # its rows are not kept any more
+    sha256: str | None = None  # of all its parts, where they are one object of the store
 
 
 class SheetPart(SQLModel, table=True):
-    """Some rows of a sheet, packed."""
+    """Some rows of a sheet, packed; they stand here, or at a place in the sheet's object."""
 
     __tablename__ = "sheet_part"
     __table_args__ = (ForeignKeyConstraint(["portal_id", "sheet_id"], ["sheet.portal_id", "sheet.id"]),)
     sheet_id: int = Field(sa_type=BigInteger, primary_key=True)
     number: int = Field(primary_key=True)
     portal_id: int = _big(nullable=False)
-    content: bytes = Field(sa_type=LargeBinary)
+    content: bytes | None = Field(default=None, sa_type=LargeBinary)
+    at: int | None = _big()
+    size: int | None = None
+    sha256: str | None = None
 
 
 class SheetProblem(SQLModel, table=True):
@@ -1002,6 +1007,7 @@ class Job(SQLModel, table=True):
     locked_by: int | None = _big()  # the claim that holds it: who comes late with another one changes nothing
     deaths: int | None = _big()  # how many times in a row its worker died over it
     account_id: int | None = _big()  # whose processor it asks, so that one that hangs holds up only its own
+    within: int | None = _big()  # the portal of which alone it may see and write rows; None: see `work`
     done_at: datetime | None = _moment()
     parked_at: datetime | None = _moment()
     error: str | None = None
@@ -1132,7 +1138,8 @@ class Counter(SQLModel, table=True):
 
 
 class IssuedDocument(SQLModel, table=True):
-    """A document of ours: its words are frozen with its number, its bytes are kept once made."""
+    """A document of ours: its words are frozen with its number, its bytes are kept once made. Those with a hash and
+    without bytes are in the store."""
 
     __tablename__ = "issued_document"
     __table_args__ = (

@@ -122,7 +122,9 @@ class Till:
         return asyncio.run(once())
 
     def rows(self, model: Any) -> list[Any]:
-        return list(self.database.read_now(lambda db: db.execute(select(model)).scalars().all()))
+        return list(
+            self.database.read_now(lambda db: db.execute(select(model).order_by(model.id)).scalars().all())
+        )
 
     def names(self, model: Any) -> list[str]:
         return sorted(row.remote_id for row in self.rows(model))
