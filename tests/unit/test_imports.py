@@ -123,7 +123,9 @@ class Till:
 
     def rows(self, model: Any) -> list[Any]:
         return list(
-            self.database.read_now(lambda db: db.execute(select(model).order_by(model.id)).scalars().all())
+            self.database.read_now(
+                lambda db: db.execute(select(model).order_by(*model.__table__.primary_key)).scalars().all()
+            )
         )
 
     def names(self, model: Any) -> list[str]:
@@ -487,7 +489,7 @@ def test_a_list_with_the_ids_of_another_account_touches_nothing_there(till: Till
     till.start()
 
     async def both() -> list[str]:
-        found = []
+        found = list[str]()
         for account in (theirs, till.account):
             importer = till.importer()
             found.append((await importer.turn(till.run(account).id)).came)
