@@ -4,6 +4,7 @@ import asyncio
 import json
 import pickle
 import secrets
+import shutil
 import socket
 import sys
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from sqlalchemy import insert, select
 from sqlalchemy.orm import Session
 from sqlmodel import col
 
-from portal import clock, models, server, webhooks
+from portal import clock, models, server, walls, webhooks
 from portal.app import create_app
 from portal.connect import open_gateway
 from portal.db import Database
@@ -47,9 +48,9 @@ async def run(port: int, database_url: str, reset: bool, as_json: bool) -> None:
         configure_logging(settings)
         if not going_on and not database_url:
             for path in FOLDER.glob("portal.db*"):
-                path.unlink()
-        upgrade(settings.database_url)
-        database = Database(settings.database_url, settings.threads)
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        upgrade(settings.direct_url, app_url=settings.database_url)
+        database = Database(settings.database_url, settings.threads, outside=walls.EVERYTHING)
         worker = Worker(settings, database)
         demo = Demo(settings, database, worker, simulators, mailbox)
         if going_on:
@@ -184,7 +185,8 @@ class Demo:
             if self.database.is_sqlite:
                 await asyncio.to_thread(self._turn_back)
             else:
-                await self.database.write(_restore, self._rows)
+                with walls.wide("demo"):
+                    await self.database.write(_restore, self._rows)
             self.mailbox.mails.clear()
 
     def _turn_back(self) -> None:

@@ -13,8 +13,12 @@ from portal import clock
 from portal.gateways import http
 from tests.postgres import programs
 from tests.sharing_out import SharingOut, place
+from tests.shared import share
 
 SHARED = Path(__file__).parents[2] / "shared"  # specifications and samples, where somebody has them
+
+
+share()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -46,6 +50,17 @@ def pytest_xdist_auto_num_workers() -> int:
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> SharingOut | None:
     return SharingOut(config, log) if config.getoption("dist") == "loadfile" else None
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_folder() -> Iterator[None]:
+    """Settings without a database of their own would have a folder beside whatever runs the tests."""
+    before = os.environ.get("PORTAL_STORE")
+    os.environ["PORTAL_STORE"] = "database"
+    yield
+    os.environ.pop("PORTAL_STORE")
+    if before is not None:
+        os.environ["PORTAL_STORE"] = before
 
 
 @pytest.fixture(autouse=True)

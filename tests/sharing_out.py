@@ -29,7 +29,7 @@ def place(file: str) -> tuple[bool, int]:
     return has_browser(file), _PLACES.get(file, len(_PLACES))
 
 
-class SharingOut(LoadFileScheduling):
+class SharingOut(LoadFileScheduling):  # type: ignore[misc]
     """Of three processes or more, one is at the browser tests from the start, since much of their time is waiting;
     the others come to them when nothing else is left. After a browser test a process takes no other kind."""
 
