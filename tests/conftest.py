@@ -12,8 +12,8 @@ from pytest_socket import socket_allow_hosts
 from portal import clock
 from portal.gateways import http
 from tests.postgres import programs
-from tests.sharing_out import SharingOut, place
 from tests.shared import share
+from tests.sharing_out import SharingOut, place
 
 SHARED = Path(__file__).parents[2] / "shared"  # specifications and samples, where somebody has them
 
