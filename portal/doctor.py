@@ -37,8 +37,10 @@ from portal import (
     lookups,
     mail,
     models,
+    objects,
     reach,
     rhythm,
+    store,
     tally,
     walls,
     work,
@@ -69,6 +71,7 @@ Area = Literal[
     "jobs",
     "database",
     "disk",
+    "store",
     "backup",
     "clock",
     "secrets",
@@ -82,12 +85,16 @@ INSTALLATION: tuple[Area, ...] = (
     "jobs",
     "database",
     "disk",
+    "store",
     "backup",
     "clock",
     "secrets",
     "address",
 )
-SLOW: tuple[Area, ...] = ("domains", "tls", "mail", "sender")  # are asked outside, and change nothing
+SLOW: tuple[Area, ...] = (
+    *("domains", "tls", "mail", "sender"),
+    "store",
+)  # are asked outside, and change nothing
 
 ALL_S = 9.0  # for everything that is asked outside
 ONE_S = 6.0  # for one of it
@@ -131,6 +138,7 @@ def label(area: Area) -> str:
         "jobs": _("Work that was given up"),
         "database": _("Database"),
         "disk": _("Disk"),
+        "store": _("Documents and files"),
         "backup": _("Backup"),
         "clock": _("Clock"),
         "secrets": _("Keys of the installation"),
@@ -235,6 +243,8 @@ async def ask(
         asking.append(mail_server(settings))
     if "sender" in areas:
         asking.append(sender(settings))
+    if "store" in areas:
+        asking.append(storage(settings, await database.read(objects.noted)))
     return in_order(await _side_by_side(asking))
 
 
@@ -721,6 +731,52 @@ async def mail_server(settings: Settings) -> list[Finding]:
         return [Finding("mail", "ok", sentence)]
     todo = _("Set PORTAL_SMTP_TLS to starttls, or to tls where the server wants that.")
     return [Finding("mail", "bad" if settings.smtp_username else "warn", sentence, todo)]
+
+
+# Documents and files
+
+
+async def storage(settings: Settings, noted: str | None) -> list[Finding]:
+    """Write an object, read it back, take it away; and whether it is the place where the others lie."""
+    try:
+        place = store.open_store(settings)
+    except RuntimeError as error:
+        return [Finding("store", "bad", str(error), _("Set both, and restart web and worker."))]
+    if place is None:
+        sentence = _("They stand in the database.")
+        return [_elsewhere(noted, "database") or Finding("store", "ok", sentence)]
+    began = asyncio.get_running_loop().time()
+    try:
+        await store.ask(store.probe, place)
+        here = await store.ask(objects.place_of, place)
+    except store.StoreDown as error:
+        sentence = (
+            _("{place} refuses us ({why}).") if error.refused else _("{place} does not answer ({why}).")
+        )
+        todo = _("Look whether it runs, whether PORTAL_STORE leads to it, and what its keys or rights allow.")
+        return [Finding("store", "bad", sentence.format(place=place.place, why=str(error)), todo)]
+    except store.Lost:
+        sentence = _("{place} does not give back what was written.").format(place=place.place)
+        return [Finding("store", "bad", sentence, _("Don’t rely on it: use another store."))]
+    if found := _elsewhere(noted, here or place.place):
+        return [found]
+    took = round((asyncio.get_running_loop().time() - began) * 1000)
+    sentence = _("{place} takes, gives and deletes, in {count} ms.").format(place=place.place, count=took)
+    if isinstance(place, store.Folder):
+        sentence += " " + _("A folder is for one machine only.")
+    return [Finding("store", "ok", sentence)]
+
+
+def _elsewhere(noted: str | None, here: str) -> Finding | None:
+    """Where the rows' objects lie elsewhere: the address was changed, or two machines have a folder each."""
+    if noted is None or noted == here:
+        return None
+    sentence = _("Up to now they were kept in {before}; this process keeps them in {here}.")
+    todo = _(
+        "Run `portal store move`, with --from where they lay before. If several machines run, a folder of one of them "
+        "is not enough: set PORTAL_STORE to the database or to an S3-compatible store."
+    )
+    return Finding("store", "warn", sentence.format(before=noted, here=here), todo)
 
 
 def _is_here(host: str) -> bool:

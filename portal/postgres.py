@@ -20,6 +20,7 @@ from portal import walls
 from portal.db import POOLED, goes_through_pooler, split_address
 
 Missing = psycopg.errors.UndefinedTable
+MissingColumn = psycopg.errors.UndefinedColumn
 Ask = Callable[[str], list[tuple[Any, ...]]]
 
 TABLES = "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p') ORDER BY 1"

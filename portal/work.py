@@ -35,6 +35,7 @@ from portal import (
     merchants,
     models,
     names,
+    objects,
     outage,
     outgoing,
     passkeys,
@@ -43,6 +44,7 @@ from portal import (
     rescue,
     retention,
     sheets,
+    store,
     sync,
     walls,
     webhooks,
@@ -67,7 +69,7 @@ MOST_OF_ACCOUNT, MOST_OF_PROCESSOR = 8, 16
 MOST_SLOW, SLOW_S = 3, 3.0
 AWAY = 24  # of each kind below at a time
 # These wait for servers of merchants', or take long; nothing else waits for them.
-ASIDE = ("deliver", "domain_look", "find_person", "backfill", "sync", "night")
+ASIDE = ("deliver", "domain_look", "find_person", "backfill", "sync", "night", "unstore", "sweep_store")
 LOCK = timedelta(seconds=15)  # so long after a worker died, what it had in hand is free
 RENEW_S = 4.0
 LONGEST_S = 3600.0  # for one job
@@ -80,6 +82,7 @@ ASKED_AT_SIGN_IN = 20  # subscriptions
 KEEP_JOBS = timedelta(days=14)
 STILL_NEWS = timedelta(days=2)  # that a payment failed which was not known before
 SHEET_S = 1.0  # of a file's rows in one go
+STORE_S = 30.0  # after which rows are asked for again that the store did not give
 MOST_CHANGES = 50  # that are noted on an event
 
 _wake: asyncio.Event | None = None
@@ -127,6 +130,7 @@ class Worker:
         self.settings = settings
         self.database = database
         self.vault = Vault(settings.master_keys.get_secret_value())
+        self.store = store.open_store(settings)
         self._stop = False
         self.at_work = asyncio.Lock()  # held while a batch is taken
         self._handlers: dict[str, Callable[[dict[str, Any]], Awaitable[None]]] = {
@@ -149,6 +153,8 @@ class Worker:
             "night": partial(self._keep, keeping.night),
             "check": self._check,
             "sheet": self._sheet,
+            "unstore": self._unstore,
+            "sweep_store": self._sweep_store,
         }
         self.importer = imports.Importer(settings, database, self.vault, after_page)
         self._hands: set[asyncio.Task[None]] = set()
@@ -187,6 +193,7 @@ class Worker:
                     await self.database.write(_sweep, now)
                     await retention.sweep(self.database, now)
                     await names.sweep(self.database)
+                    await objects.keep_house(self.database, self.store, now)
                 async with self.at_work:
                     done = len(await self._take())
             except DBAPIError as error:
@@ -323,6 +330,10 @@ class Worker:
 
     async def _mails(self, jobs: list[Claimed]) -> None:
         """All mails of a batch, over one connection; each is written down as sent as soon as it is taken."""
+        for job in jobs:
+            if job.deaths > DEATHS:
+                await self.database.write(retry, job, str(Deadly()), clock.now(), True)
+        jobs = [job for job in jobs if job.deaths <= DEATHS]
         noted: set[int] = set()
 
         async def taken(number: int) -> None:
@@ -485,9 +496,32 @@ class Worker:
     async def _sheet(self, payload: dict[str, Any]) -> None:
         """Rows of a merchant's file, for a second at a time: others' work is not to wait behind a long one."""
         began = time.monotonic()
-        while await self.database.write(sheets.step, payload["sheet"], payload["run"], clock.now()):
-            if self._stop or time.monotonic() - began >= SHEET_S:
+        which = payload["sheet"], payload["run"]
+        parts = sheets.NOTHING
+        more = True
+        while more:
+            try:
+                more = await self.database.write(sheets.step, *which, clock.now(), parts)
+            except sheets.NotFetched:
+                places = await self.database.read(sheets.next_parts, *which)
+                try:
+                    parts = await store.ask(sheets.read_parts, self.store, *places)
+                except store.StoreDown:
+                    raise Again(STORE_S) from None
+                except store.Lost:
+                    await self.database.write(sheets.give_up, *which, clock.now())
+                    return
+            if more and (self._stop or time.monotonic() - began >= SHEET_S):
                 raise Again(0)
+
+    async def _unstore(self, payload: dict[str, Any]) -> None:
+        """An object whose row has gone."""
+        if self.store is not None:
+            await store.ask(self.store.delete, payload["key"])
+
+    async def _sweep_store(self, _payload: dict[str, Any]) -> None:
+        if self.store is not None:
+            await objects.sweep(self.database, self.store, clock.machine())
 
     async def _deliver(self, payload: dict[str, Any]) -> None:
         again = payload.get("again", False)

@@ -247,8 +247,8 @@ def test_every_table_is_behind_the_wall_or_said_not_to_be(shops: Shops) -> None:
         lambda db: db.execute(
             text(
                 "SELECT c.relname, c.relrowsecurity AND c.relforcerowsecurity, "
-                "array_agg(p.polname || ':' || p.polcmd::text || ':' || (p.polqual IS NOT NULL) || ':' || (p.polwithcheck IS NOT NULL)"
-                " || ':' || p.polpermissive || ':' || p.polroles::text) "
+                "array_agg(p.polname || ':' || p.polcmd::text || ':' || (p.polqual IS NOT NULL) "
+                "|| ':' || (p.polwithcheck IS NOT NULL) || ':' || p.polpermissive || ':' || p.polroles::text) "
                 "FROM pg_class c LEFT JOIN pg_policy p ON p.polrelid = c.oid "
                 "WHERE c.relkind IN ('r', 'p') AND c.relnamespace = 'public'::regnamespace GROUP BY 1, 2"
             )

@@ -20,9 +20,11 @@ def upgrade() -> None:
     _people()
     _leases()
     _walls()
+    _store()
 
 
 def downgrade() -> None:
+    _without_store()
     _without_walls()
     _without_leases()
     _without_people()
@@ -353,3 +355,25 @@ def _without_walls() -> None:
     op.drop_index("ix_portal_merchant", "portal")
     with op.batch_alter_table("job", schema=None) as batch_op:
         batch_op.drop_column("within")
+
+
+def _store() -> None:
+    with op.batch_alter_table("sheet", schema=None) as batch_op:
+        batch_op.add_column(sa.Column("sha256", sa.String(), nullable=True))
+    with op.batch_alter_table("sheet_part", schema=None) as batch_op:
+        batch_op.alter_column("content", existing_type=sa.LargeBinary(), nullable=True)
+        batch_op.add_column(sa.Column("at", sa.BigInteger(), nullable=True))
+        batch_op.add_column(sa.Column("size", sa.Integer(), nullable=True))
+        batch_op.add_column(sa.Column("sha256", sa.String(), nullable=True))
+
+
+def _without_store() -> None:
+    # Files that lie in a store can't be read by what came before; documents are made again by it.
+    op.execute("DELETE FROM sheet_part WHERE content IS NULL")
+    with op.batch_alter_table("sheet_part", schema=None) as batch_op:
+        batch_op.drop_column("sha256")
+        batch_op.drop_column("size")
+        batch_op.drop_column("at")
+        batch_op.alter_column("content", existing_type=sa.LargeBinary(), nullable=False)
+    with op.batch_alter_table("sheet", schema=None) as batch_op:
+        batch_op.drop_column("sha256")
