@@ -106,6 +106,7 @@ def free_port() -> int:
     worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
     places = range(18_000 + 3_000 * worker, 30_000, 40)
     first = os.getpid() % 70  # another run side by side begins elsewhere
+    base: int
     for base in (*places[first:], *places[:first]):
         try:
             for offset in range(1 + len(names())):
