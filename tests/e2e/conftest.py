@@ -106,7 +106,8 @@ def free_port() -> int:
     worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
     places = range(18_000 + 3_000 * worker, 30_000, 40)
     first = os.getpid() % 70  # another run side by side begins elsewhere
-    for base in (*places[first:], *places[:first]):
+    for number in range(len(places)):
+        base = places[(first + number) % len(places)]
         try:
             for offset in range(1 + len(names())):
                 with socket.socket() as probe:

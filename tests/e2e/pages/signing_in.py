@@ -78,7 +78,8 @@ def _with_code(demo: "Demo", email: str) -> list[dict[str, Any]]:
 
 
 def _link(mail: dict[str, Any]) -> str:
-    return next(link for link in mail["links"] if "/customers/login/" in link)
+    links: list[str] = mail["links"]
+    return next(link for link in links if "/customers/login/" in link)
 
 
 def _at_orders(page: Page) -> None:
