@@ -130,7 +130,7 @@ def installation(tmp_path: Path, running_demo: Demo, new_database: Path) -> Iter
 
 def _link_on(terminal: int, log: Path) -> str:
     """The one-time link that the terminal shows."""
-    seen, deadline = b"", time.monotonic() + 30
+    seen, deadline = b"", time.monotonic() + 90
     while time.monotonic() < deadline:
         ready, _, _ = select.select([terminal], [], [], 0.5)
         if ready:
