@@ -16,7 +16,7 @@ from typing import Any
 
 import httpx2 as httpx
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page
+from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from portal import clock
 from portal.gateways import facts
@@ -41,6 +41,7 @@ plain = httpx.Client(
     cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
     limits=httpx.Limits(max_keepalive_connections=0),
 )
+expect.set_options(timeout=20_000)  # what is waited for comes at once, but not on a busy machine
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class Demo:
 
     def mail(self, to: str, subject: str = "", count: int = 1) -> dict[str, Any]:
         """The newest mail to an address whose subject holds these words; waits until `count` such are there."""
-        deadline = time.monotonic() + 15
+        deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             found = [mail for mail in self.mails(to) if subject.lower() in mail["subject"].lower()]
             if len(found) >= count:
@@ -225,7 +226,7 @@ def page(page: Page) -> Iterator[Page]:
             else complaints.append(f"third party: {request.url}")
         ),
     )
-    page.set_default_timeout(10_000)
+    page.set_default_timeout(30_000)
     yield page
     assert complaints == []
 
@@ -239,7 +240,7 @@ def _is_ours(url: str) -> bool:
 def phone(browser: Browser, browser_context_args: dict[str, Any]) -> Iterator[Page]:
     context = browser.new_context(**{**browser_context_args, "viewport": {"width": 375, "height": 812}})
     page = context.new_page()
-    page.set_default_timeout(10_000)
+    page.set_default_timeout(30_000)
     yield page
     context.close()
 
@@ -249,7 +250,7 @@ def no_script(browser: Browser, browser_context_args: dict[str, Any]) -> Iterato
     """A browser with JavaScript off."""
     context = browser.new_context(**{**browser_context_args, "java_script_enabled": False})
     page = context.new_page()
-    page.set_default_timeout(10_000)
+    page.set_default_timeout(30_000)
     yield page
     context.close()
 
@@ -263,7 +264,7 @@ def other_browser(browser: Browser, browser_context_args: dict[str, Any]) -> Ite
         context = browser.new_context(**browser_context_args)
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(10_000)
+        page.set_default_timeout(30_000)
         return page
 
     yield make

@@ -53,7 +53,7 @@ def visitor(
         }
     )
     page = context.new_page()
-    page.set_default_timeout(15_000)
+    page.set_default_timeout(30_000)
     yield page
     context.close()
 
@@ -130,7 +130,7 @@ def installation(tmp_path: Path, running_demo: Demo, new_database: Path) -> Iter
 
 def _link_on(terminal: int, log: Path) -> str:
     """The one-time link that the terminal shows."""
-    seen, deadline = b"", time.monotonic() + 30
+    seen, deadline = b"", time.monotonic() + 90
     while time.monotonic() < deadline:
         ready, _, _ = select.select([terminal], [], [], 0.5)
         if ready:
@@ -295,7 +295,7 @@ def test_the_preview_follows_what_is_typed(page: Page, demo: Demo) -> None:
     page.get_by_role("button", name="Save settings").click()
     expect(page.locator("#body > p[role=status]")).to_have_text("Saved.")
     page.goto(f"{demo.acme}/customers")
-    expect(page.get_by_role("heading", level=1)).to_contain_text("Typed Coffee", timeout=10_000)
+    expect(page.get_by_role("heading", level=1)).to_contain_text("Typed Coffee", timeout=30_000)
 
 
 def test_without_script_everything_is_saved_too(no_script: Page, demo: Demo) -> None:
