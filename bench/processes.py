@@ -32,6 +32,7 @@ from portal.migrate import upgrade  # noqa: E402
 from portal.settings import Settings  # noqa: E402
 from portal.vault import Vault, new_key  # noqa: E402
 from seeds.simulators.harness import Delivery, Harness, Sample, Servers, simulator  # noqa: E402
+from tests.pgbouncer import Pooler  # noqa: E402
 from tests.postgres import Server as Postgres  # noqa: E402
 
 BASE = "localhost"
@@ -283,20 +284,23 @@ class Sink:
 def installation(
     kind: str, processor: str, threads: int = 6, nursery: Nursery | None = None
 ) -> Iterator[Installation]:
-    """An empty one on "sqlite" or "postgresql", with one account at a simulated processor. With a nursery, processes
-    are forked there instead of started anew."""
+    """An empty one on "sqlite", "postgresql" or "pgbouncer" (two connections in front of PostgreSQL), with one account
+    at a simulated processor. With a nursery, processes are forked there instead of started anew."""
     with ExitStack() as stack:
         # A death of a process is no power cut: for that, what is small need not wait for a disk.
         memory = "/dev/shm" if nursery is not None and os.access("/dev/shm", os.W_OK) else None
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="portal-bench-", dir=memory)))
-        server = stack.enter_context(Postgres()) if kind == "postgresql" else None
+        server = stack.enter_context(Postgres()) if kind != "sqlite" else None
+        pooler = stack.enter_context(Pooler(server)) if server and kind == "pgbouncer" else None
+        direct = server.create("portal") if server else f"sqlite:///{folder}/portal.db"
         one = simulator(processor, clock.now)
         posted: list[Delivery] = []
         one._send = posted.append  # type: ignore[method-assign,assignment]
         stack.enter_context(Servers([one]))
         sink = stack.enter_context(Sink())
         settings = Settings(
-            database_url=server.create("portal") if server else f"sqlite:///{folder}/portal.db",
+            database_url=pooler.url("portal") if pooler else direct,
+            database_direct_url=direct,
             master_keys=new_key(),
             secret_key=secrets.token_urlsafe(32),
             scheme="http",
@@ -308,7 +312,7 @@ def installation(
             simulators={processor: one.address},
         )
         with _one_migrates:
-            upgrade(settings.database_url)
+            upgrade(settings.direct_url)
         database = Database(settings.database_url, 4)
         stack.callback(database.dispose)
         sample = one.samples()[0]

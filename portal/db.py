@@ -9,20 +9,26 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import anyio
 import anyio.to_thread
+import psycopg
 import pysqlite3.dbapi2
 from sqlalchemy import Engine, create_engine, event, text
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.orm import ORMExecuteState, Session
 
-from portal import clock, outage
+from portal import clock, outage, walls
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 # What SQLite forgets with each connection; the journal, WAL, it keeps in the file.
 PRAGMAS = ("synchronous = FULL", "busy_timeout = 10000", "foreign_keys = ON", "mmap_size = 268435456")
+POOLED = (
+    "The address of the database leads to PgBouncer or another pooler, and this needs a connection of its own: set "
+    "PORTAL_DATABASE_DIRECT_URL to the address of PostgreSQL itself."
+)
 DEADLOCKS = 4  # in a row, before one is told
+PREPARE = "prepare_threshold"  # in the address
 OLDEST_SQLITE = (3, 51, 3)  # older ones can lose commits: the WAL-reset bug
 
 
@@ -30,10 +36,11 @@ class Database:
     """Runs functions `fn(db, …)` against one database. A write holds the lock from its first statement on, so no
     function may wait for anything but the database."""
 
-    def __init__(self, url: str, threads: int = 16) -> None:
+    def __init__(self, url: str, threads: int = 16, outside: walls.Scope = walls.NOTHING) -> None:
+        """`outside` is what is seen where nobody has said whose rows are meant; see `walls`."""
         parsed = make_url(url)
         self.is_sqlite = parsed.get_backend_name() == "sqlite"
-        self.engine = _sqlite(url, threads) if self.is_sqlite else _postgres(url, threads)
+        self.engine = _sqlite(url, threads) if self.is_sqlite else _postgres(url, threads, outside)
         # On PostgreSQL a read of one statement needs no BEGIN and ROLLBACK around it: two round trips fewer.
         self._reader = (
             self.engine if self.is_sqlite else self.engine.execution_options(isolation_level="AUTOCOMMIT")
@@ -109,6 +116,33 @@ class Database:
         return self._limiter
 
 
+def split_address(url: str) -> tuple[URL, int | None]:
+    """The address as drivers know it, and our own word in it: after how many times a statement is prepared."""
+    parsed = make_url(url.replace("postgres://", "postgresql://", 1))
+    said = parsed.query.get(PREPARE)
+    if said is None:
+        return parsed, None
+    if not isinstance(said, str) or not (said.isascii() and said.isdigit()):
+        raise RuntimeError(f"{PREPARE} in the address of the database is a number.")
+    return parsed.difference_update_query([PREPARE]), int(said)
+
+
+def goes_through_pooler(connection: Any) -> bool:
+    """Whether a driver's connection ends at PgBouncer or its like, where each transaction may run on another
+    connection to the server: the process that greeted us is not the one that answers."""
+    return bool(
+        int(_say(connection, b"SELECT pg_backend_pid()").get_value(0, 0)) != connection.info.backend_pid
+    )
+
+
+def _say(connection: psycopg.Connection[Any], what: bytes) -> Any:
+    """Past the driver, which would begin a transaction."""
+    told = connection.pgconn.exec_(what)
+    if told.status not in (psycopg.pq.ExecStatus.TUPLES_OK, psycopg.pq.ExecStatus.COMMAND_OK):
+        raise psycopg.OperationalError(told.error_message.decode(errors="replace"))
+    return told
+
+
 def moment(db: Session) -> datetime:
     """Now, by the clock of the database: the one for what processes on several machines must agree on."""
     if db.get_bind().dialect.name == "sqlite":
@@ -177,21 +211,31 @@ def refuse_old_sqlite(version: tuple[int, int, int]) -> None:
         )
 
 
-def _postgres(url: str, threads: int) -> Engine:
+def _postgres(url: str, threads: int, outside: walls.Scope) -> Engine:
+    address, prepare = split_address(url)
     engine = create_engine(
-        url.replace("postgres://", "postgresql://", 1),
+        address,
         pool_size=threads,
         max_overflow=0,
         pool_pre_ping=False,
         connect_args={
-            "options": "-c timezone=UTC -c jit=off",
             "connect_timeout": 5,
             "keepalives_idle": 15,
             "keepalives_interval": 5,
             "keepalives_count": 3,
             "tcp_user_timeout": 20_000,
+            "cursor_factory": walls.cursors(outside),
         },
     )
+
+    @event.listens_for(engine, "connect")
+    def _settle(connection: Any, _record: Any) -> None:
+        """Nothing is asked for in the greeting: poolers turn away what they do not know. Of what is set here, the time
+        zone is what they carry from one server connection to the next; anything else would be somebody else's too."""
+        pooled = goes_through_pooler(connection)
+        _say(connection, b"SET timezone = 'UTC'" if pooled else b"SET timezone = 'UTC'; SET jit = off")
+        if prepare is not None or pooled:
+            connection.prepare_threshold = prepare
 
     @event.listens_for(engine, "checkout")
     def _still_there(connection: Any, _record: Any, _proxy: Any) -> None:

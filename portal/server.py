@@ -15,7 +15,7 @@ from portal import clock, merchants
 from portal.app import create_app
 from portal.db import Database
 from portal.middleware import configure_logging
-from portal.migrate import is_current
+from portal.migrate import serves
 from portal.settings import Settings
 from portal.work import Worker
 
@@ -127,7 +127,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def refuse_old_schema(database: Database) -> None:
-    if not is_current(database):
+    if not serves(database):
         raise RuntimeError("The database is not at this version's schema. Run `portal migrate` first.")
 
 

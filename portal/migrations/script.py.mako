@@ -1,4 +1,6 @@
-"""${message}."""
+"""${message}.
+
+What docs/migrations.md says of migrations holds for this one."""
 
 import sqlalchemy as sa
 from alembic import op

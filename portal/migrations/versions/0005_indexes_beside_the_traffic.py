@@ -1,0 +1,44 @@
+"""Indexes on tables that may be big: each is built while rows are written to them.
+
+Revision ID: 0005
+Revises: 0004
+"""
+
+from alembic import op
+
+from portal.migrate import build_index
+
+revision = "0005"
+down_revision = "0004"
+
+_INDEXES = {
+    "ix_order_in_doubt": ("order_", ["account_id", "id"], "status = 'open' OR doubted_at IS NOT NULL"),
+    "ix_payment_in_doubt": (
+        "payment",
+        ["account_id", "id"],
+        "status IN ('pending', 'authorized') OR doubted_at IS NOT NULL",
+    ),
+    "ix_refund_in_doubt": ("refund", ["account_id", "id"], "status = 'pending' OR doubted_at IS NOT NULL"),
+    "ix_subscription_in_doubt": (
+        "subscription",
+        ["account_id", "id"],
+        "status NOT IN ('cancelled', 'expired') OR doubted_at IS NOT NULL",
+    ),
+    "ix_subscription_doubted": ("subscription", ["account_id", "id"], "doubted_at IS NOT NULL"),
+    "ix_login_request_looked": ("login_request", ["portal_id", "looked_at"], "looked_at IS NOT NULL"),
+    "ix_login_request_customer": (
+        "login_request",
+        ["customer_id", "created_at"],
+        "customer_id IS NOT NULL",
+    ),
+}
+
+
+def upgrade() -> None:
+    for name, (table, columns, where) in _INDEXES.items():
+        build_index(name, table, columns, where=where)
+
+
+def downgrade() -> None:
+    for name, (table, *_) in _INDEXES.items():
+        op.drop_index(name, table)
