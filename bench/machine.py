@@ -438,6 +438,7 @@ class World:
         _last: Any = (),
         ids: Any = (),
         taken: Any = None,
+        _homes: Any = (),
     ) -> list[None]:
         """The mail server takes everything."""
         for number, (_kind, payload) in enumerate(jobs):
