@@ -1,6 +1,6 @@
 """`kill -9` under load: is an acknowledged event ever lost, and does anything ever happen twice?
 
-    python -m bench.crash --events 10000 --kills 100 --database sqlite|postgresql [--seed 1] [--json]
+    python -m bench.crash --events 10000 --kills 100 --database sqlite|postgresql|pgbouncer [--seed 1] [--json]
 
 A web process and two workers, all real, on a database of their own. Signed webhooks come over several connections, each
 sent again until it is acknowledged, as a processor does, and some once more after that; meanwhile customers cancel, and
@@ -43,7 +43,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--events", type=int, default=10_000)
     parser.add_argument("--kills", type=int, default=100)
-    parser.add_argument("--database", choices=["sqlite", "postgresql"], default="sqlite")
+    parser.add_argument("--database", choices=["sqlite", "postgresql", "pgbouncer"], default="sqlite")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()

@@ -278,8 +278,8 @@ class Sink:
 def installation(
     kind: str, processor: str, threads: int = 6, nursery: Nursery | None = None
 ) -> Iterator[Installation]:
-    """An empty one on "sqlite", "postgresql" or "pgbouncer" (two connections in front of PostgreSQL), with one account at a simulated processor. With a nursery, processes
-    are forked there instead of started anew."""
+    """An empty one on "sqlite", "postgresql" or "pgbouncer" (two connections in front of PostgreSQL), with one account
+    at a simulated processor. With a nursery, processes are forked there instead of started anew."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="portal-bench-")))
         server = stack.enter_context(Postgres()) if kind != "sqlite" else None
