@@ -742,6 +742,18 @@ def step(db: Session, sheet_id: int, run: int, now: datetime) -> bool:
     return go(db, sheet, accounts, now)
 
 
+def give_up(db: Session, sheet_id: int, run: int, now: datetime) -> None:
+    """It was tried again and again: the run ends, and may be started anew."""
+    row = models.Sheet
+    sheet = db.execute(select(row).where(col(row.id) == sheet_id).with_for_update()).scalar_one_or_none()
+    if sheet is not None and sheet.run == run and sheet.state in AT_WORK:
+        _end(
+            sheet,
+            now,
+            _("The import broke off because of a fault of ours. Start it again; no row comes in twice."),
+        )
+
+
 def _end(sheet: models.Sheet, now: datetime, error: str | None = None) -> bool:
     sheet.state = "failed" if error else "done" if sheet.state == "importing" else "checked"
     sheet.error, sheet.finished_at = error, now

@@ -1,5 +1,6 @@
 """Files of the merchant's own rows: each bad one by its name, and runs that are cut off, repeated and only tried."""
 
+import asyncio
 import io
 import json
 import tracemalloc
@@ -15,13 +16,22 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from bench import sheets as bench
-from portal import clock, models, sheetrows, sheets, sync, upkeep
+from portal import clock, models, sheetrows, sheets, sync, upkeep, work
 from portal.db import Database
 from portal.gateways import facts, wire
 from portal.gateways.base import PaymentRecord, Snapshot
+from portal.settings import Settings
 from portal.sheetfile import Unreadable, open_file
 from portal.sheets import Choice, Refused
-from tests.unit.builders import make_account, make_customer, make_order, make_payment, make_portal, save
+from tests.unit.builders import (
+    MASTER_KEY,
+    make_account,
+    make_customer,
+    make_order,
+    make_payment,
+    make_portal,
+    save,
+)
 
 HEAD = "email,order,product,amount,currency,paid_at\n"
 ANA = "ana@example.com,SO-1,Coffee,24.00,USD,2026-03-04\n"
@@ -474,6 +484,31 @@ def test_an_account_that_is_taken_away_ends_the_run(desk: Desk) -> None:
     assert not desk.step(sheet_id, run)
     sheet = desk.sheet(sheet_id)
     assert (sheet.state, sheet.error) == ("failed", "“Shop” is disconnected. Connect it again first.")
+
+
+def test_a_run_that_fails_again_and_again_ends_and_can_be_started_again(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sheet_id = desk.give(HEAD + ANA)
+    run = desk.begin(sheet_id)
+    desk.database.write_now(lambda db: sheets.want(db, db.get_one(models.Sheet, sheet_id), run, clock.now()))
+
+    def break_off(*_: Any) -> bool:
+        raise KeyError("surprise")
+
+    worker = work.Worker(Settings(master_keys=MASTER_KEY), desk.database)
+    with monkeypatch.context() as patch:
+        patch.setattr(sheets, "step", break_off)
+        patch.setattr(work, "TRIES", 1)
+        assert asyncio.run(worker.once()) == 1
+    failed = desk.sheet(sheet_id)
+    assert (failed.state, failed.finished_at is not None) == ("failed", True)
+    assert "Start it again; no row comes in twice." in (failed.error or "")
+    done = desk.run(sheet_id)
+    assert (done.state, done.error, done.created) == ("done", None, 1)
+    # A job of before that is given up late says nothing of what was done since.
+    desk.database.write_now(sheets.give_up, sheet_id, run, clock.now())
+    assert desk.sheet(sheet_id).state == "done"
 
 
 # Lists in a processor's own form
