@@ -4,7 +4,9 @@
 
 A simulated Stripe, in a process of its own, works out customers, subscriptions, invoices and charges from their
 number. A run as the worker makes it reads them all: lists, pages, rows, whose each of them is. Said is how many of the
-processor's objects went in a second, and the most memory that the reading process ever had.
+processor's objects went in a second, and the most memory that the reading process held of its own, and with what it
+maps of SQLite's file (up to 256 MB a connection, which the system may take back at any time). What the simulator used
+is said beside it. With --watch there is a line whenever the rows written have doubled.
 """
 
 import argparse
@@ -44,18 +46,20 @@ def main() -> None:
     options = argparse.ArgumentParser(prog="bench.imports", description=(__doc__ or "").splitlines()[0])
     options.add_argument("--objects", type=int, default=1_000_000, help="of the processor's")
     options.add_argument("--db", choices=["sqlite", "postgresql", "both"], default="both")
+    options.add_argument("--watch", action="store_true", help="say how it goes meanwhile")
     options.add_argument("--json", action="store_true", help="last line: everything as one JSON object")
     chosen = options.parse_args()
     found = {}
     for name in ["sqlite", "postgresql"] if chosen.db == "both" else [chosen.db]:
         # Each in a process of its own: the most memory that one had is never taken back.
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-            found[name] = asdict(pool.submit(measure, name, chosen.objects).result())
+            found[name] = asdict(pool.submit(measure, name, chosen.objects, chosen.watch).result())
         said = found[name]
         print(
             f"{name:11} {said['objects']:>10,} objects in {said['seconds']:>8.1f} s: {said['rate']:>7,.0f} a second, "
-            f"{said['calls']:,} calls, {said['cpu_us']:.0f} µs CPU each, peak {said['peak_mb']:.0f} MB "
-            f"({said['begin_mb']:.0f} MB after the first {MARK:,})",
+            f"{said['calls']:,} calls, {said['cpu_us']:.0f} µs CPU each, own memory {said['own_mb']:.0f} MB at most "
+            f"({said['begin_mb']:.0f} MB after the first {MARK:,}), with what is mapped {said['peak_mb']:.0f} MB; "
+            f"the simulator {said['shop_cpu_us']:.0f} µs each, {said['shop_mb']:.0f} MB",
             flush=True,
         )
     if chosen.json:
@@ -71,22 +75,25 @@ class Result:
     seconds: float
     rate: float
     cpu_us: float  # of the reading process, by object
-    begin_mb: float
-    peak_mb: float
+    begin_mb: float  # that the reading process held of its own after the first pages
+    own_mb: float  # the most that it held
+    peak_mb: float  # the most with what it maps
+    shop_cpu_us: float
+    shop_mb: float
 
 
-def measure(name: str, objects: int) -> Result:
+def measure(name: str, objects: int, watch: bool = False) -> Result:
     with tempfile.TemporaryDirectory(prefix="portal-bench-") as folder, ExitStack() as stack:
         if name == "sqlite":
             url = f"sqlite:///{folder}/portal.db"
         else:
             url = stack.enter_context(Postgres(shared_buffers="256MB")).create("portal")
         upgrade(url)
-        return read_everything(url, objects)
+        return read_everything(url, objects, watch)
 
 
-def read_everything(url: str, objects: int) -> Result:
-    """One run over so many objects, into a database that is migrated and empty."""
+def read_everything(url: str, objects: int, watch: bool = False, also: imports.Told | None = None) -> Result:
+    """One run over so many objects, into a database that is migrated and empty. `also` is told of each page."""
     people = max(1, objects // OBJECTS)
     with simulated(people) as shop:
         settings = Settings(
@@ -96,36 +103,77 @@ def read_everything(url: str, objects: int) -> Result:
         try:
             account = _connected(database, settings)
             started, cpu = time.monotonic(), _cpu()
-            run, begin = asyncio.run(_read(settings, database, account))
+            run, held = asyncio.run(_read(settings, database, account, watch, also))
             seconds, cpu = time.monotonic() - started, _cpu() - cpu
             rows = database.read_now(_rows)
         finally:
             database.dispose()
-        calls = shop.calls()
+        calls, shop_cpu, shop_mb = shop.used()
     if run.state != "done" or run.skipped:
         raise RuntimeError(f"the run is {run.state}, {run.skipped} were left out: {run.error} {run.reasons}")
     made = people * OBJECTS
-    return Result(made, rows, run.pages, calls, seconds, made / seconds, cpu / made * 1e6, begin, _peak_mb())
+    return Result(
+        objects=made,
+        rows=rows,
+        pages=run.pages,
+        calls=calls,
+        seconds=seconds,
+        rate=made / seconds,
+        cpu_us=cpu / made * 1e6,
+        begin_mb=held.begin,
+        own_mb=held.most,
+        peak_mb=_peak_mb(),
+        shop_cpu_us=shop_cpu / made * 1e6,
+        shop_mb=shop_mb,
+    )
 
 
-async def _read(settings: Settings, database: Database, account: models.Account) -> tuple[Any, float]:
+@dataclass
+class Held:
+    """Memory of this process's own, looked at after each page."""
+
+    begin: float = 0.0
+    most: float = 0.0
+
+
+async def _read(
+    settings: Settings,
+    database: Database,
+    account: models.Account,
+    watch: bool,
+    also: imports.Told | None,
+) -> tuple[Any, Held]:
     importer = imports.Importer(
         settings, database, Vault(settings.master_keys.get_secret_value()), work.after_page
     )
     run = await database.write(imports.start, account, clock.now(), "bench")
-    begin = 0.0
+    held, mark, started, cpu = Held(), MARK, time.monotonic(), _cpu()
 
     def told(run: models.ImportRun) -> None:
-        nonlocal begin
-        if not begin and run.objects >= MARK:
-            begin = _peak_mb()
+        nonlocal mark
+        if also is not None:
+            also(run)
+        now = _own_mb()
+        held.most = max(held.most, now)
+        if run.objects < mark:
+            return
+        held.begin = held.begin or held.most
+        mark *= 2
+        if watch:
+            passed, burnt = time.monotonic() - started, _cpu() - cpu
+            print(
+                f"{run.objects:>10,} written after {passed:>7.1f} s and {burnt:>7.1f} s of CPU: own memory "
+                f"{now:.0f} MB, {held.most:.0f} MB at most, with what is mapped {_peak_mb():.0f} MB",
+                flush=True,
+            )
 
     try:
         while (await importer.turn(run.id, told)).came == "more":
             pass
     finally:
         await importer.aclose()
-    return await database.read(imports.get, run.id), begin or _peak_mb()
+    held.begin = held.begin or held.most
+    return await database.read(imports.get, run.id), held
 
 
 def _connected(database: Database, settings: Settings) -> models.Account:
@@ -171,6 +219,11 @@ def _cpu() -> float:
     return used.ru_utime + used.ru_stime
 
 
+def _own_mb() -> float:
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("RssAnon:")[2].split()[0]) / 1024
+
+
 def _peak_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
@@ -183,10 +236,11 @@ class Shop:
     address: str
     pipe: Connection
 
-    def calls(self) -> int:
-        self.pipe.send("calls")
-        count: int = self.pipe.recv()
-        return count
+    def used(self) -> tuple[int, float, float]:
+        """Calls that came, seconds of CPU that they took, the most memory."""
+        self.pipe.send("used")
+        found: tuple[int, float, float] = self.pipe.recv()
+        return found
 
 
 @contextmanager
@@ -218,9 +272,10 @@ def _serve(people: int, pipe: Connection) -> None:
     simulator.calls = calls = Counted()
     with Servers([simulator]):
         simulator.crowd(simulator.add_account(KEY), people)
+        begun = _cpu()
         pipe.send(simulator.address)
         while pipe.recv() != "end":
-            pipe.send(calls.made)
+            pipe.send((calls.made, _cpu() - begun, _peak_mb()))
 
 
 if __name__ == "__main__":

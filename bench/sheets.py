@@ -3,8 +3,8 @@
     python -m bench.sheets [--json] [--lines 200000] [--db postgresql://…]
 
 Each row becomes an order, a payment and a fifth of a person. `…_cpu_us_row` is CPU time of this process for a row,
-`peak_mb` the most memory of its own that it held, `base_mb` what it held before the first row. A step is one
-transaction of 200 rows.
+`peak_mb` the most memory of its own that it held, `taken_mb` the most until the file was taken in, `base_mb` what it
+held before the first row. A step is one transaction of 200 rows.
 """
 
 import argparse
@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from datetime import timedelta
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
@@ -28,6 +29,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--lines", type=int, default=200_000)
     parser.add_argument("--db", default="", help="an empty database; by default a SQLite file of its own")
+    parser.add_argument("--parts", type=int, help="of 200 rows, of each run; by default all")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         url = options.db or f"sqlite:///{folder}/portal.db"
@@ -36,7 +38,7 @@ def main() -> None:
         try:
             with (Path(folder) / "orders.csv").open("w+b") as file:
                 write(file, options.lines)
-                found = measure(database, file, options.lines)
+                found = measure(database, file, options.lines, options.parts)
         finally:
             database.dispose()
     if options.json:
@@ -56,7 +58,7 @@ def write(file: IO[bytes], lines: int) -> None:
         file.write(row.encode())
 
 
-def measure(database: Database, file: IO[bytes], lines: int) -> dict[str, Any]:
+def measure(database: Database, file: IO[bytes], lines: int, parts: int | None = None) -> dict[str, Any]:
     portal_id, account_id = database.write_now(_portal)
     base = peak = _memory_mb()
     found: dict[str, Any] = {"lines": lines, "file_mb": round(file.tell() / 1e6, 1), "base_mb": base}
@@ -64,18 +66,21 @@ def measure(database: Database, file: IO[bytes], lines: int) -> dict[str, Any]:
     sheet_id = sheets.take(database, portal_id, file, "orders.csv", "bench")
     peak = max(peak, _memory_mb())
     found["take_rows_s"] = round(lines / (time.monotonic() - began))
+    taken, rows = peak, min(lines, (parts or lines) * sheets.SLICE)
     for name, what in (("check", "checking"), ("import", "importing"), ("again", "importing")):
         began, burnt, longest = time.monotonic(), time.process_time(), 0.0
         clock.set_offset(clock.offset() + timedelta(seconds=2))
         run = database.write_now(_begin, portal_id, sheet_id, account_id, what)
-        for step in _steps(database, sheet_id, run):
+        for step in islice(_steps(database, sheet_id, run), parts):
             longest, peak = max(longest, step), max(peak, _memory_mb())
-        found[f"{name}_rows_s"] = round(lines / (time.monotonic() - began))
-        found[f"{name}_cpu_us_row"] = round((time.process_time() - burnt) / lines * 1e6)
+        found[f"{name}_rows_s"] = round(rows / (time.monotonic() - began))
+        found[f"{name}_cpu_us_row"] = round((time.process_time() - burnt) / rows * 1e6)
         found[f"{name}_longest_step_ms"] = round(longest * 1000)
         sheet = database.read_now(lambda db: db.get_one(models.Sheet, sheet_id))
         found[name] = [sheet.created, sheet.changed, sheet.unchanged, sheet.refused]
-    found["peak_mb"] = peak
+        if sheet.state in sheets.AT_WORK:
+            database.write_now(_leave, sheet_id)
+    found["taken_mb"], found["peak_mb"] = taken, peak
     clock.set_offset(timedelta(0))
     return found
 
@@ -86,6 +91,10 @@ def _steps(database: Database, sheet_id: int, run: int) -> Iterator[float]:
         began = time.monotonic()
         more = database.write_now(sheets.step, sheet_id, run, clock.now())
         yield time.monotonic() - began
+
+
+def _leave(db: Session, sheet_id: int) -> None:
+    db.get_one(models.Sheet, sheet_id).state = "checked"
 
 
 def _portal(db: Session) -> tuple[int, int]:

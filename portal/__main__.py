@@ -18,7 +18,9 @@ keys = typer.Typer(no_args_is_help=True, help="Keys of the installation.")
 gateway = typer.Typer(no_args_is_help=True, help="What the processors can do.")
 requests = typer.Typer(no_args_is_help=True, help="What customers ask of the merchant.")
 merchant = typer.Typer(no_args_is_help=True, help="Who may sign in to the settings.")
+store = typer.Typer(no_args_is_help=True, help="Where documents and uploaded files lie.")
 app.add_typer(merchant, name="merchant")
+app.add_typer(store, name="store")
 app.add_typer(keys, name="keys")
 app.add_typer(requests, name="requests")
 app.add_typer(gateway, name="gateway")
@@ -54,7 +56,8 @@ def run_migrations(
     from portal.migrate import ENDLESS, upgrade
 
     settings = Settings()
-    _or_say_why(lambda: upgrade(settings.direct_url, patience=ENDLESS if wait else None))
+    owner, how = settings.direct_url, ENDLESS if wait else None
+    _or_say_why(lambda: upgrade(owner, patience=how, app_url=settings.database_url))
     typer.echo("The database is up to date.", err=True)
 
 
@@ -224,13 +227,13 @@ def rotate_keys() -> None:
 
     Put a fresh key in front of the old one, restart, run this, and take the old one away. Safe to run again.
     """
-    from portal import upkeep
+    from portal import upkeep, walls
     from portal.db import Database
 
     settings = Settings()
 
     def run() -> None:
-        database = Database(settings.database_url, threads=1)
+        database = Database(settings.database_url, threads=1, outside=walls.EVERYTHING)
         try:
             count = upkeep.rotate_keys(database, settings.master_keys.get_secret_value())
         finally:
@@ -278,6 +281,27 @@ def read_object(
         typer.echo(f"portal: {error}", err=True)
         sys.exit(2)
     typer.echo(json.dumps(found))
+
+
+@store.command("move")
+def move_store(
+    source: Annotated[
+        str,
+        typer.Option("--from", help="Where they lay before, as PORTAL_STORE had it; left out: in the rows."),
+    ] = "",
+) -> None:
+    """Bring documents and files to where PORTAL_STORE says. Safe to stop and to run again; deletes no object."""
+    from portal import upkeep
+
+    _or_say_why(lambda: sys.exit(upkeep.move_store(Settings(), source)))
+
+
+@store.command("check")
+def check_store() -> None:
+    """Read every document and file and compare it with its hash. Exits 1 where one is missing or damaged."""
+    from portal import upkeep
+
+    _or_say_why(lambda: sys.exit(upkeep.check_store(Settings())))
 
 
 _Site = Annotated[str | None, typer.Option("--portal", help="The portal's short name.")]

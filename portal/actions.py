@@ -326,7 +326,8 @@ async def carry_out(
     action, row, account = await database.read(_with_account, action_id)
     gateway = open_gateway(settings, vault, account, patient=patient)
     try:
-        if not await database.write(_take_lease, action_id, again=patient, now=clock.now()):
+        word = gateway.foretold(_method(action), sync.ref_of(row))
+        if not await database.write(_take_lease, action_id, again=patient, now=clock.now(), word=word):
             return Done(action_id, action.phase)
         async with _holding(database, action_id):
             answer = await _call(gateway, action, row, return_url)
@@ -352,9 +353,13 @@ async def _call(
         return await gateway.pay_now(ref, return_url, key)
     if action.capability == "change_plan":
         return await gateway.change_plan(ref, wish_of(action.params["change"]), return_url, key)
-    name = {"keep": "cancel_now", "schedule": "pause"}.get(action.how or "", action.capability)
-    answer: Snapshot | Leave = await getattr(gateway, name)(ref, key)
+    answer: Snapshot | Leave = await getattr(gateway, _method(action))(ref, key)
     return answer
+
+
+def _method(action: models.Action) -> str:
+    """The call by which a wish is fulfilled."""
+    return {"keep": "cancel_now", "schedule": "pause"}.get(action.how or "", action.capability)
 
 
 def wish_of(plan: Mapping[str, Any]) -> dict[str, Any]:
@@ -384,9 +389,9 @@ async def _go_away(
     return Done(action_id, "away", leave)
 
 
-def _take_lease(db: Session, action_id: int, again: bool, now: datetime) -> bool:
+def _take_lease(db: Session, action_id: int, again: bool, now: datetime, word: str = "") -> bool:
     """Only one process calls for an action at a time; a second try waits until the first one's lease has run out. The
-    database's clock says when."""
+    database's clock says when. `word`: what the merchant is to know of it, whoever lives to hear the answer."""
     at = moment(db)
     free = col(models.Action.lease_until) <= at if again else col(models.Action.phase) == "claimed"
     taken = db.execute(
@@ -394,6 +399,9 @@ def _take_lease(db: Session, action_id: int, again: bool, now: datetime) -> bool
         .where(col(models.Action.id) == action_id, col(models.Action.closed_at).is_(None), free)
         .values(phase="sent", sent_at=now, lease_until=at + LEASE)
     )
+    if taken.rowcount and word:  # type: ignore[attr-defined]
+        action = db.get_one(models.Action, action_id)
+        action.params = {**action.params, "tell": word}
     return bool(taken.rowcount)  # type: ignore[attr-defined]
 
 
@@ -430,8 +438,13 @@ def _answered(db: Session, action_id: int, snapshot: Snapshot, now: datetime) ->
     sync.apply(db, account, snapshot)
     db.flush()
     if action.closed_at is not None:  # a webhook was faster than the answer
+        if snapshot.tell:
+            _tell_merchant(db, action, snapshot.tell, now)
         return action.phase
     action.phase, action.error = "checking", None
+    action.params = {
+        name: value for name, value in action.params.items() if name != "tell"
+    }  # it says so itself
     _pass_on(db, action, snapshot, now)
     if action.closed_at is None:
         if (action.capability != "pay_now" and _proof(account, action) == "answer") or _successor(
@@ -448,8 +461,7 @@ def _answered(db: Session, action_id: int, snapshot: Snapshot, now: datetime) ->
 def _pass_on(db: Session, action: models.Action, snapshot: Snapshot, now: datetime) -> None:
     """What the adapter has for the merchant: something to know, or something to do before the wish is fulfilled."""
     if snapshot.tell:
-        payload = {"template": "merchant_notice", "action": action.id, "text": snapshot.tell}
-        enqueue(db, "mail", payload, now, f"merchant_notice:{action.id}")
+        _tell_merchant(db, action, snapshot.tell, now)
     if not snapshot.ask:
         return
     row = db.get_one(models.Subscription, action.subscription_id)
@@ -466,6 +478,11 @@ def _pass_on(db: Session, action: models.Action, snapshot: Snapshot, now: dateti
             params={**_before(row), "to_do": snapshot.ask},
         )
     action.phase, action.closed_at = "asked", now
+
+
+def _tell_merchant(db: Session, action: models.Action, words: str, now: datetime) -> None:
+    payload = {"template": "merchant_notice", "action": action.id, "text": words}
+    enqueue(db, "mail", payload, now, f"merchant_notice:{action.id}")
 
 
 def _successor(action: models.Action, snapshot: Snapshot, db: Session) -> bool:
@@ -685,6 +702,8 @@ _EVENTS = {
 def _confirm(db: Session, action: models.Action, now: datetime) -> None:
     action.phase, action.error = "confirmed", None
     action.confirmed_at = action.closed_at = now
+    if action.params.get("tell"):  # the answer is lost, or will come too late
+        _tell_merchant(db, action, action.params["tell"], now)
     row = db.get_one(models.Subscription, action.subscription_id)
     if action.capability == "undo_cancel":
         row.access_until = row.cancel_scheduled_at = row.ended_here_at = row.promised_until = None

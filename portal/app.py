@@ -9,6 +9,7 @@ from portal.db import Database
 from portal.middleware import middleware
 from portal.routes import routes
 from portal.settings import Settings
+from portal.store import open_store
 from portal.vault import Seal, Vault
 from portal.views import errors
 
@@ -32,6 +33,7 @@ def create_app(settings: Settings, database: Database | None = None) -> Starlett
     )
     app.state.settings = settings
     app.state.database = database
+    app.state.store = open_store(settings)
     app.state.vault = Vault(settings.master_keys.get_secret_value())
     app.state.seal = Seal(settings.secret_key.get_secret_value())
     return app

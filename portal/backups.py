@@ -1,8 +1,9 @@
 """Backups: one file that holds a database as it was at one moment, made while everything runs on; and back from it.
 
 The file is a tar, so that `tar xf` opens it where there is no portal: the data (a SQLite file, packed by gzip; or what
-`pg_dump` makes), a manifest, and the SHA-256 of both. Its frame is checked byte by byte against the one we would write,
-so there is no place in it that can change unseen. It holds personal data and sealed keys, never the master keys.
+`pg_dump` makes), the objects where they lie in a folder (a tar again), a manifest, and the SHA-256 of all. Its frame is
+checked byte by byte against the one we would write, so there is no place in it that can change unseen. It holds
+personal data and sealed keys, never the master keys.
 """
 
 import contextlib
@@ -18,17 +19,17 @@ import tempfile
 import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 import pysqlite3.dbapi2
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
-from portal import clock, models, postgres
+from portal import clock, models, postgres, store, walls
 from portal.db import Database
 from portal.migrate import head, is_known
 from portal.settings import Settings
@@ -36,7 +37,7 @@ from portal.vault import Vault, VaultError
 
 CHUNK = 1024 * 1024
 BLOCK = 512
-MANIFEST, SUMS = "manifest.json", "SHA256SUMS"
+MANIFEST, SUMS, OBJECTS = "manifest.json", "SHA256SUMS", "objects.tar"
 DATA = {"sqlite": "database.sqlite.gz", "postgresql": "database.pgdump"}
 LEVEL = 4  # of gzip: twice as quick as the usual one, and hardly larger
 _NAME = re.compile(r"portal-\d{4}-\d\d-\d\dT\d{6}Z\.tar")
@@ -63,6 +64,18 @@ class Table:
 
 
 @dataclass(frozen=True, slots=True)
+class Objects:
+    """What lies in the store beside the rows: how many objects they name, and what of that is in the backup."""
+
+    place: str
+    named: int
+    is_in: bool  # else they are to be kept safe where they are
+    count: int = 0
+    size: int = 0
+    left_out: int = 0  # because they are damaged
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
     """What a backup says of itself. The tables are counted in the very snapshot that was taken."""
 
@@ -73,6 +86,7 @@ class Manifest:
     schema: str  # revision
     tables: dict[str, Table]
     content_sha256: str | None = None  # of the SQLite file, unpacked
+    objects: Objects | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +98,7 @@ class Restored:
     tables: dict[str, Table] | None
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    named: set[str] | None = None  # the keys of objects that rows name
 
 
 # Making one
@@ -109,11 +124,13 @@ def make(settings: Settings, target: Path, keep: int | None = None) -> tuple[Pat
             raise BackupError(f"{path} is there already; a backup overwrites nothing.")
         with _new_file(path) as file:
             if kind == "sqlite":
-                manifest = _from_sqlite(Path(url.database or ""), folder, file, now)
+                manifest = _from_sqlite(settings, Path(url.database or ""), folder, file, now)
             else:
                 manifest = _from_postgres(settings, file, now)
     except OSError as error:
         raise BackupError(f"The backup could not be written to {path}: {error.strerror or error}.") from error
+    except store.StoreDown as error:
+        raise BackupError(f"The folder of the store can't be read ({error}).") from error
     except pysqlite3.dbapi2.Error as error:
         raise BackupError(f"The database could not be copied: {error}.") from error
     if keep is not None:
@@ -173,7 +190,7 @@ def _forget(folder: Path, keep: int) -> None:
 def _tell_doctor(settings: Settings, path: Path, now: datetime) -> None:
     """That there is one. It is not in it, and the backup is good all the same where this can't be written."""
     with contextlib.suppress(SQLAlchemyError):
-        database = Database(settings.database_url, threads=1)
+        database = Database(settings.database_url, threads=1, outside=walls.EVERYTHING)
         try:
             row = models.Setting(name="backup", value=path.name, at=now)
             database.write_now(lambda db: db.merge(row))
@@ -184,7 +201,7 @@ def _tell_doctor(settings: Settings, path: Path, now: datetime) -> None:
 # SQLite
 
 
-def _from_sqlite(source: Path, folder: Path, file: IO[bytes], now: datetime) -> Manifest:
+def _from_sqlite(settings: Settings, source: Path, folder: Path, file: IO[bytes], now: datetime) -> Manifest:
     """VACUUM INTO copies one snapshot while others write; what was deleted is not copied along."""
     if not source.exists():
         raise BackupError(f"There is no database at {source}. Set PORTAL_DATABASE_URL.")
@@ -199,9 +216,10 @@ def _from_sqlite(source: Path, folder: Path, file: IO[bytes], now: datetime) -> 
             trouble = _integrity(ask)
             if trouble:
                 raise BackupError(f"The database itself is damaged: {trouble}. Keep the backups of before.")
-            schema, tables = _schema(ask), _count_sqlite(ask)
+            schema, tables, named = _schema(ask), _count_sqlite(ask), _named(ask)
         whole = hashlib.sha256()
-        manifest = _write(file, "sqlite", _packed(copy, whole), now, schema, tables, whole)
+        made = Manifest(now, version("portal"), "sqlite", pysqlite3.dbapi2.sqlite_version, schema, tables)
+        manifest = _write(settings, file, made, _packed(copy, whole), named, whole)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return manifest
@@ -256,9 +274,11 @@ def _schema(ask: Ask) -> str:
 def _from_postgres(settings: Settings, file: IO[bytes], now: datetime) -> Manifest:
     with postgres.snapshot(settings.direct_url) as (ask, name, server):
         program = postgres.program("pg_dump", server, settings.pg_bin)
-        schema, tables = _schema(ask), _count_postgres(ask)
+        schema, tables, named = _schema(ask), _count_postgres(ask), _named(ask)
         dump = postgres.dump(program, settings.direct_url, name)
-        return _write(file, "postgresql", dump, now, schema, tables, None, postgres.version_text(server))
+        text = postgres.version_text(server)
+        made = Manifest(now, version("portal"), "postgresql", text, schema, tables)
+        return _write(settings, file, made, dump, named, None)
 
 
 def _count_postgres(ask: Ask) -> dict[str, Table]:
@@ -272,16 +292,26 @@ def _count_postgres(ask: Ask) -> dict[str, Table]:
 
 
 def _write(
-    file: IO[bytes],
-    kind: str,
-    chunks: Iterator[bytes],
-    now: datetime,
-    schema: str,
-    tables: dict[str, Table],
-    whole: Any,
-    server: str = pysqlite3.dbapi2.sqlite_version,
+    settings: Settings, file: IO[bytes], made: Manifest, chunks: Iterator[bytes], named: set[str], whole: Any
 ) -> Manifest:
-    """The data as it comes, its header once its size is known, then what is known of it."""
+    """The data as it comes and the objects after it, then what is known of them."""
+    at = int(made.made_at.timestamp())
+    sums = [(DATA[made.kind], _member_of(file, DATA[made.kind], chunks, at))]
+    objects, digest = _objects(settings, file, named, at)
+    if digest is not None:
+        sums.append((OBJECTS, digest))
+    content = whole.hexdigest() if whole else None
+    manifest = replace(made, content_sha256=content, objects=objects)
+    text = json.dumps(asdict(manifest), default=datetime.isoformat, indent=1).encode()
+    sums.append((MANIFEST, _member_of(file, MANIFEST, iter([text]), at)))
+    _member_of(file, SUMS, iter([_sums(sums)]), at)
+    file.write(bytes(2 * BLOCK))
+    return manifest
+
+
+def _member_of(file: IO[bytes], name: str, chunks: Iterator[bytes], at: int) -> str:
+    """Write a member as it comes, its header once its size is known; its SHA-256."""
+    begin = file.tell()
     file.write(bytes(BLOCK))
     size, digest = 0, hashlib.sha256()
     for chunk in chunks:
@@ -289,23 +319,71 @@ def _write(
         digest.update(chunk)
         size += len(chunk)
     file.write(bytes(-size % BLOCK))
-    content = whole.hexdigest() if whole else None
-    manifest = Manifest(now, version("portal"), kind, server, schema, tables, content)
-    text = json.dumps(asdict(manifest), default=datetime.isoformat, indent=1).encode()
-    sums = f"{digest.hexdigest()}  {DATA[kind]}\n{hashlib.sha256(text).hexdigest()}  {MANIFEST}\n".encode()
-    at = int(now.timestamp())
-    for name, content_bytes in ((MANIFEST, text), (SUMS, sums)):
-        file.write(_header(name, len(content_bytes), at) + content_bytes + bytes(-len(content_bytes) % BLOCK))
-    file.write(bytes(2 * BLOCK))
-    file.seek(0)
-    file.write(_header(DATA[kind], size, at))
-    return manifest
+    file.seek(begin)
+    file.write(_header(name, size, at))
+    file.seek(0, os.SEEK_END)
+    return digest.hexdigest()
 
 
-def _header(name: str, size: int, at: int) -> bytes:
+def _sums(sums: Sequence[tuple[str, str]]) -> bytes:
+    return "".join(f"{digest}  {name}\n" for name, digest in sums).encode()
+
+
+# The objects
+
+
+_NAMED = (
+    "SELECT portal_id, id, sha256 FROM issued_document WHERE content IS NULL AND sha256 IS NOT NULL",
+    "SELECT portal_id, id, sha256 FROM sheet WHERE sha256 IS NOT NULL",
+)
+
+
+def _named(ask: Ask) -> set[str]:
+    """The keys of all objects that rows name; an older schema has none."""
+    found: set[str] = set()
+    kinds: tuple[store.Kind, ...] = ("document", "sheet")
+    for kind, statement in zip(kinds, _NAMED, strict=True):
+        try:
+            found |= {store.key_of(kind, *row) for row in ask(statement)}
+        except (pysqlite3.dbapi2.OperationalError, postgres.Missing, postgres.MissingColumn):
+            continue
+    return found
+
+
+def _objects(
+    settings: Settings, file: IO[bytes], named: set[str], at: int
+) -> tuple[Objects | None, str | None]:
+    """A folder's objects into the backup; those of a bucket stay where they are, which is said."""
+    place = store.open_store(settings)
+    if not named:
+        return None, None
+    if not isinstance(place, store.Folder):
+        return Objects(place.place if place else "a store that is not set", len(named), False), None
+    counted = {"count": 0, "size": 0, "left_out": 0}
+    digest = _member_of(file, OBJECTS, _packed_objects(place, sorted(named), at, counted), at)
+    return Objects(place.place, len(named), True, **counted), digest
+
+
+def _packed_objects(
+    place: store.Store, keys: Sequence[str], at: int, counted: dict[str, int]
+) -> Iterator[bytes]:
+    for key in keys:
+        try:
+            content = store.whole(place, key)
+        except store.Lost:
+            counted["left_out"] += 1
+            continue
+        counted["count"] += 1
+        counted["size"] += len(content)
+        yield _header(key, len(content), at, tarfile.USTAR_FORMAT)
+        yield content + bytes(-len(content) % BLOCK)
+    yield bytes(2 * BLOCK)
+
+
+def _header(name: str, size: int, at: int, form: Literal[0, 1, 2] = tarfile.GNU_FORMAT) -> bytes:
     info = tarfile.TarInfo(name)
     info.size, info.mtime, info.mode = size, at, 0o600
-    return info.tobuf(tarfile.GNU_FORMAT)
+    return info.tobuf(form)
 
 
 @dataclass(frozen=True, slots=True)
@@ -315,11 +393,30 @@ class Opened:
     path: Path
     manifest: Manifest
     size: int  # of the data
+    objects: int = 0  # the size of their tar
 
     def data(self) -> Iterator[bytes]:
+        return self._read(BLOCK, self.size)
+
+    def each_object(self) -> Iterator[tuple[str, bytes]]:
+        """The objects with their keys, each as its key says."""
+        if not self.objects:
+            return
+        begin = BLOCK + self.size + -self.size % BLOCK + BLOCK
         with self.path.open("rb") as file:
-            file.seek(BLOCK)
-            left = self.size
+            file.seek(begin)
+            while file.tell() < begin + self.objects - 2 * BLOCK:
+                try:
+                    info = tarfile.TarInfo.frombuf(file.read(BLOCK), "utf-8", "strict")
+                    content = file.read(info.size)
+                    file.read(-info.size % BLOCK)
+                    yield info.name, store.proved(content, store.named(info.name)[3], info.name)
+                except (tarfile.HeaderError, store.Lost, AssertionError) as error:
+                    raise Damaged(f"{self.path} holds an object that is not what it is called.") from error
+
+    def _read(self, begin: int, left: int) -> Iterator[bytes]:
+        with self.path.open("rb") as file:
+            file.seek(begin)
             while left:
                 chunk = file.read(min(CHUNK, left))
                 if not chunk:
@@ -332,28 +429,34 @@ def look(path: Path) -> Opened:
     """Read a backup through; Damaged where any of its bytes is another one, or missing."""
     try:
         with path.open("rb") as file:
-            name, size, digest, _ = _member(file, path, keep=False)
-            about, _, manifest_digest, text = _member(file, path)
+            name, size, digest, _ = _member(file, path)
+            about, objects, manifest_digest, text = _member(file, path)
+            expected = [(name, digest), (about, manifest_digest)]
+            if about == OBJECTS:
+                about, _, manifest_digest, text = _member(file, path)
+                expected.append((about, manifest_digest))
+            else:
+                objects = 0
             sums_name, _, _, sums = _member(file, path)
             if file.read() != bytes(2 * BLOCK):
                 raise Damaged(f"{path} is damaged at its end.")
     except OSError as error:
         raise BackupError(f"{path} can't be read: {error.strerror or error}.") from error
-    expected = f"{digest}  {name}\n{manifest_digest}  {about}\n".encode()
-    if name not in DATA.values() or (about, sums_name) != (MANIFEST, SUMS) or sums != expected:
+    if name not in DATA.values() or (about, sums_name) != (MANIFEST, SUMS) or sums != _sums(expected):
         raise Damaged(f"{path} is damaged: what stands in it is not what was written. Use another backup.")
     manifest = _manifest(text, path)
     if DATA.get(manifest.kind) != name:
         raise Damaged(f"{path} holds other data than it says.")
-    return Opened(path, manifest, size)
+    return Opened(path, manifest, size, objects)
 
 
-def _member(file: IO[bytes], path: Path, keep: bool = True) -> tuple[str, int, str, bytes]:
+def _member(file: IO[bytes], path: Path) -> tuple[str, int, str, bytes]:
     header = file.read(BLOCK)
     try:
         info = tarfile.TarInfo.frombuf(header, "utf-8", "strict")
     except (tarfile.HeaderError, UnicodeDecodeError) as error:
         raise Damaged(f"{path} is no backup of a portal, or damaged, or not all of it is there.") from error
+    keep = info.name in (MANIFEST, SUMS)
     if header != _header(info.name, info.size, int(info.mtime)) or (keep and info.size > 64 * CHUNK):
         raise Damaged(f"{path} is damaged in its frame. Use another backup.")
     digest, left, kept = hashlib.sha256(), info.size, b""
@@ -374,7 +477,9 @@ def _manifest(text: bytes, path: Path) -> Manifest:
     try:
         raw = json.loads(text)
         tables = {name: Table(**one) for name, one in raw.pop("tables").items()}
-        return Manifest(tables=tables, **{**raw, "made_at": datetime.fromisoformat(raw["made_at"])})
+        objects = Objects(**found) if (found := raw.pop("objects", None)) else None
+        made_at = datetime.fromisoformat(raw.pop("made_at"))
+        return Manifest(made_at=made_at, tables=tables, objects=objects, **raw)
     except (ValueError, TypeError, KeyError) as error:
         raise BackupError(
             f"{path} was made by a newer version of Portal. Restore it with that one."
@@ -390,19 +495,60 @@ def restore(settings: Settings, path: Path, into: str) -> Restored:
     kind = _kind(into)
     if kind != opened.manifest.kind:
         raise BackupError(f"This is a backup of {opened.manifest.kind}; it can't go into {kind}.")
+    place = store.store_at(settings.store, settings.model_copy(update={"database_url": into}))
+    if opened.objects and place is None:
+        raise BackupError("It holds the objects of a folder: set PORTAL_STORE to where they are to go.")
     if kind == "sqlite":
-        return _into_sqlite(settings, opened, Path(make_url(into).database or ""))
+        target = Path(make_url(into).database or "")
+        _refuse_taken(target)
+        keys = _put_back(opened, place)
+        return _with_objects(_into_sqlite(settings, opened, target), opened, keys)
     postgres.refuse_unless_empty(into)
-    return _into_postgres(settings, opened, into, "into the database")
+    keys = _put_back(opened, place)
+    return _with_objects(_into_postgres(settings, opened, into, "into the database"), opened, keys)
 
 
-def _into_sqlite(settings: Settings, opened: Opened, target: Path) -> Restored:
+def _put_back(opened: Opened, place: store.Store | None) -> set[str]:
+    """The objects into a store, before the rows that name them; only looked at where there is none."""
+    keys = set()
+    try:
+        for key, content in opened.each_object():
+            if place is not None:
+                store.put_bytes(place, key, content)
+            keys.add(key)
+    except store.StoreDown as error:
+        raise BackupError(f"The objects could not be written to {place and place.place}: {error}.") from error
+    return keys
+
+
+def _with_objects(found: Restored, opened: Opened, keys: set[str]) -> Restored:
+    """Whether the objects that rows name have come back, or where they are to be looked for."""
+    objects = opened.manifest.objects
+    if objects is None:
+        return found
+    if not objects.is_in:
+        found.notes.append(
+            f"The rows name {objects.named} documents and files in {objects.place}; they are NOT in the backup."
+        )
+        return found
+    found.notes.append(f"{len(keys)} documents and files of {objects.place} came with it.")
+    if found.named is not None and (missing := found.named - keys):
+        found.problems.append(
+            f"{len(missing)} documents or files that rows name are not in it: they were missing or damaged."
+        )
+    return found
+
+
+def _refuse_taken(target: Path) -> None:
     beside = [target.with_name(target.name + end) for end in ("", "-wal", "-shm", "-journal")]
     if taken := [path for path in beside if path.exists()]:
         raise BackupError(
             f"{taken[0]} is there already, and a restore overwrites nothing. Name a file that is not there; "
             "when you are content with it, stop the portal and set PORTAL_DATABASE_URL to the new one."
         )
+
+
+def _into_sqlite(settings: Settings, opened: Opened, target: Path) -> Restored:
     try:
         with _new_file(target) as file:
             _unpack(opened, file)
@@ -457,7 +603,7 @@ def _judged(
     notes = [*_about_schema(manifest.schema)]
     shut = _about_keys(settings, ask)
     (problems if shut.startswith("!") else notes).append(shut.lstrip("!"))
-    return Restored(manifest, how, tables, problems, notes)
+    return Restored(manifest, how, tables, problems, notes, _named(ask))
 
 
 def _about_schema(schema: str) -> Iterator[str]:
@@ -531,19 +677,22 @@ def verify(settings: Settings, path: Path) -> Restored:
             copy = Path(folder) / "copy.db"
             with _new_file(copy) as file:
                 _unpack(opened, file)
-            return _examine_sqlite(settings, opened.manifest, copy, "restored into a temporary file")
+            found = _examine_sqlite(settings, opened.manifest, copy, "restored into a temporary file")
+            return _with_objects(found, opened, _put_back(opened, None))
     if _kind(settings.database_url) != "postgresql":
         raise BackupError("This is a backup of PostgreSQL: set PORTAL_DATABASE_URL to a server to try it on.")
     with postgres.temporary(settings.direct_url) as url:
         if url is not None:
-            return _into_postgres(settings, opened, url, "restored into a temporary database")
+            found = _into_postgres(settings, opened, url, "restored into a temporary database")
+            return _with_objects(found, opened, _put_back(opened, None))
     program = postgres.program("pg_restore", postgres.server_version(settings.direct_url), settings.pg_bin)
     postgres.read_through(program, opened.data())
     note = (
         "No database may be created on the server: it was read through and its sums compared, not restored."
     )
     notes = [note, *_about_schema(opened.manifest.schema)]
-    return Restored(opened.manifest, "read through", None, [], notes)
+    found = Restored(opened.manifest, "read through", None, [], notes)
+    return _with_objects(found, opened, _put_back(opened, None))
 
 
 # In words
@@ -552,7 +701,15 @@ def verify(settings: Settings, path: Path) -> Restored:
 def made_text(path: Path, manifest: Manifest) -> str:
     rows = sum(table.rows for table in manifest.tables.values())
     size = path.stat().st_size
-    return f"{rows} rows of {len(manifest.tables)} tables, {size} bytes: {path}"
+    text = f"{rows} rows of {len(manifest.tables)} tables, {size} bytes: {path}"
+    objects = manifest.objects
+    if objects is not None and not objects.is_in:
+        text += f"\nNOT in it: {objects.named} documents and files in {objects.place}. Keep them safe there."
+    elif objects is not None:
+        text += f"\nwith {objects.count} documents and files, {objects.size} bytes, of {objects.place}"
+    if objects is not None and objects.left_out:
+        text += f"\nLEFT OUT: {objects.left_out} of them are missing or damaged; see `portal store check`."
+    return text
 
 
 def restored_text(found: Restored) -> str:

@@ -16,7 +16,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.orm import ORMExecuteState, Session
 
-from portal import clock, outage
+from portal import clock, outage, walls
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -36,10 +36,11 @@ class Database:
     """Runs functions `fn(db, …)` against one database. A write holds the lock from its first statement on, so no
     function may wait for anything but the database."""
 
-    def __init__(self, url: str, threads: int = 16) -> None:
+    def __init__(self, url: str, threads: int = 16, outside: walls.Scope = walls.NOTHING) -> None:
+        """`outside` is what is seen where nobody has said whose rows are meant; see `walls`."""
         parsed = make_url(url)
         self.is_sqlite = parsed.get_backend_name() == "sqlite"
-        self.engine = _sqlite(url, threads) if self.is_sqlite else _postgres(url, threads)
+        self.engine = _sqlite(url, threads) if self.is_sqlite else _postgres(url, threads, outside)
         # On PostgreSQL a read of one statement needs no BEGIN and ROLLBACK around it: two round trips fewer.
         self._reader = (
             self.engine if self.is_sqlite else self.engine.execution_options(isolation_level="AUTOCOMMIT")
@@ -126,10 +127,12 @@ def split_address(url: str) -> tuple[URL, int | None]:
     return parsed.difference_update_query([PREPARE]), int(said)
 
 
-def goes_through_pooler(connection: psycopg.Connection[Any]) -> bool:
+def goes_through_pooler(connection: Any) -> bool:
     """Whether a driver's connection ends at PgBouncer or its like, where each transaction may run on another
     connection to the server: the process that greeted us is not the one that answers."""
-    return int(_say(connection, b"SELECT pg_backend_pid()").get_value(0, 0)) != connection.info.backend_pid
+    return bool(
+        int(_say(connection, b"SELECT pg_backend_pid()").get_value(0, 0)) != connection.info.backend_pid
+    )
 
 
 def _say(connection: psycopg.Connection[Any], what: bytes) -> Any:
@@ -208,7 +211,7 @@ def refuse_old_sqlite(version: tuple[int, int, int]) -> None:
         )
 
 
-def _postgres(url: str, threads: int) -> Engine:
+def _postgres(url: str, threads: int, outside: walls.Scope) -> Engine:
     address, prepare = split_address(url)
     engine = create_engine(
         address,
@@ -221,6 +224,7 @@ def _postgres(url: str, threads: int) -> Engine:
             "keepalives_interval": 5,
             "keepalives_count": 3,
             "tcp_user_timeout": 20_000,
+            "cursor_factory": walls.cursors(outside),
         },
     )
 

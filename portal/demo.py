@@ -1,8 +1,10 @@
 """The demo: sample portals, simulated processors, worker and mailbox in one process. No keys, no network."""
 
+import asyncio
 import json
 import pickle
 import secrets
+import shutil
 import socket
 import sys
 from dataclasses import dataclass, field
@@ -13,11 +15,12 @@ from email.policy import default
 from pathlib import Path
 from typing import Any
 
+import pysqlite3.dbapi2
 from sqlalchemy import insert, select
 from sqlalchemy.orm import Session
 from sqlmodel import col
 
-from portal import clock, models, server, webhooks
+from portal import clock, models, server, walls, webhooks
 from portal.app import create_app
 from portal.connect import open_gateway
 from portal.db import Database
@@ -45,9 +48,9 @@ async def run(port: int, database_url: str, reset: bool, as_json: bool) -> None:
         configure_logging(settings)
         if not going_on and not database_url:
             for path in FOLDER.glob("portal.db*"):
-                path.unlink()
-        upgrade(settings.direct_url)
-        database = Database(settings.database_url, settings.threads)
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        upgrade(settings.direct_url, app_url=settings.database_url)
+        database = Database(settings.database_url, settings.threads, outside=walls.EVERYTHING)
         worker = Worker(settings, database)
         demo = Demo(settings, database, worker, simulators, mailbox)
         if going_on:
@@ -140,6 +143,7 @@ class Demo:
     simulators: dict[str, Harness]
     mailbox: Mailbox
     _rows: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    _pages: Any = None  # a SQLite database in memory
 
     async def fill(self, port: int) -> None:
         """Fill the simulators, connect their accounts, and let the portal learn everything from them as in life."""
@@ -162,7 +166,12 @@ class Demo:
 
     def remember(self) -> None:
         """Keep everything as it stands now, for reset()."""
-        self._rows = self.database.read_now(_dump)
+        if self.database.is_sqlite:
+            self._pages = pysqlite3.dbapi2.connect(":memory:", check_same_thread=False)
+            with self.database.engine.connect() as now:
+                _copy(now.connection.driver_connection, self._pages)
+        else:
+            self._rows = self.database.read_now(_dump)
         for one in self.simulators.values():
             one.save()
 
@@ -173,8 +182,17 @@ class Demo:
             clock.set_offset(timedelta(0))
             for one in self.simulators.values():
                 one.reset()
-            await self.database.write(_restore, self._rows)
+            if self.database.is_sqlite:
+                await asyncio.to_thread(self._turn_back)
+            else:
+                with walls.wide("demo"):
+                    await self.database.write(_restore, self._rows)
             self.mailbox.mails.clear()
+
+    def _turn_back(self) -> None:
+        """Whole pages: row by row it would take a hundred times as long."""
+        with self.database.engine.connect() as now:
+            _copy(self._pages, now.connection.driver_connection)
 
     def move_clock(self, offset: timedelta) -> None:
         """Move the time that everything here reads; what has fallen due at a processor happens."""
@@ -188,6 +206,10 @@ def _want_backfill(db: Session, account_id: int) -> None:
 
     enqueue(db, "backfill", {"account": account_id}, clock.now(), None)
     enqueue(db, "check_account", {"account": account_id}, clock.now(), None)
+
+
+def _copy(source: Any, target: Any) -> None:
+    source.backup(target, sleep=0.01)  # so long between tries while somebody writes
 
 
 def _dump(db: Session) -> dict[str, list[dict[str, Any]]]:

@@ -37,9 +37,12 @@ from portal import (
     lookups,
     mail,
     models,
+    objects,
     reach,
     rhythm,
+    store,
     tally,
+    walls,
     work,
 )
 from portal.accounts import Checked
@@ -68,6 +71,7 @@ Area = Literal[
     "jobs",
     "database",
     "disk",
+    "store",
     "backup",
     "clock",
     "secrets",
@@ -81,12 +85,16 @@ INSTALLATION: tuple[Area, ...] = (
     "jobs",
     "database",
     "disk",
+    "store",
     "backup",
     "clock",
     "secrets",
     "address",
 )
-SLOW: tuple[Area, ...] = ("domains", "tls", "mail", "sender")  # are asked outside, and change nothing
+SLOW: tuple[Area, ...] = (
+    *("domains", "tls", "mail", "sender"),
+    "store",
+)  # are asked outside, and change nothing
 
 ALL_S = 9.0  # for everything that is asked outside
 ONE_S = 6.0  # for one of it
@@ -130,6 +138,7 @@ def label(area: Area) -> str:
         "jobs": _("Work that was given up"),
         "database": _("Database"),
         "disk": _("Disk"),
+        "store": _("Documents and files"),
         "backup": _("Backup"),
         "clock": _("Clock"),
         "secrets": _("Keys of the installation"),
@@ -146,7 +155,7 @@ async def examine(settings: Settings) -> list[Finding]:
     database = None
     if trouble is None:
         try:
-            database = Database(settings.database_url, threads=4)
+            database = Database(settings.database_url, threads=4, outside=walls.EVERYTHING)
             if not await database.read(lambda db: serves(database)):
                 trouble = _old_schema()
         except (SQLAlchemyError, RuntimeError) as error:
@@ -234,6 +243,8 @@ async def ask(
         asking.append(mail_server(settings))
     if "sender" in areas:
         asking.append(sender(settings))
+    if "store" in areas:
+        asking.append(storage(settings, await database.read(objects.noted)))
     return in_order(await _side_by_side(asking))
 
 
@@ -722,6 +733,52 @@ async def mail_server(settings: Settings) -> list[Finding]:
     return [Finding("mail", "bad" if settings.smtp_username else "warn", sentence, todo)]
 
 
+# Documents and files
+
+
+async def storage(settings: Settings, noted: str | None) -> list[Finding]:
+    """Write an object, read it back, take it away; and whether it is the place where the others lie."""
+    try:
+        place = store.open_store(settings)
+    except RuntimeError as error:
+        return [Finding("store", "bad", str(error), _("Set both, and restart web and worker."))]
+    if place is None:
+        sentence = _("They stand in the database.")
+        return [_elsewhere(noted, "database") or Finding("store", "ok", sentence)]
+    began = asyncio.get_running_loop().time()
+    try:
+        await store.ask(store.probe, place)
+        here = await store.ask(objects.place_of, place)
+    except store.StoreDown as error:
+        sentence = (
+            _("{place} refuses us ({why}).") if error.refused else _("{place} does not answer ({why}).")
+        )
+        todo = _("Look whether it runs, whether PORTAL_STORE leads to it, and what its keys or rights allow.")
+        return [Finding("store", "bad", sentence.format(place=place.place, why=str(error)), todo)]
+    except store.Lost:
+        sentence = _("{place} does not give back what was written.").format(place=place.place)
+        return [Finding("store", "bad", sentence, _("Don’t rely on it: use another store."))]
+    if found := _elsewhere(noted, here or place.place):
+        return [found]
+    took = round((asyncio.get_running_loop().time() - began) * 1000)
+    sentence = _("{place} takes, gives and deletes, in {count} ms.").format(place=place.place, count=took)
+    if isinstance(place, store.Folder):
+        sentence += " " + _("A folder is for one machine only.")
+    return [Finding("store", "ok", sentence)]
+
+
+def _elsewhere(noted: str | None, here: str) -> Finding | None:
+    """Where the rows' objects lie elsewhere: the address was changed, or two machines have a folder each."""
+    if noted is None or noted == here:
+        return None
+    sentence = _("Up to now they were kept in {before}; this process keeps them in {here}.")
+    todo = _(
+        "Run `portal store move`, with --from where they lay before. If several machines run, a folder of one of them "
+        "is not enough: set PORTAL_STORE to the database or to an S3-compatible store."
+    )
+    return Finding("store", "warn", sentence.format(before=noted, here=here), todo)
+
+
 def _is_here(host: str) -> bool:
     try:
         return ip_address(host).is_loopback
@@ -927,7 +984,8 @@ def of_settings(settings: Settings) -> list[Finding]:
 
 def _worker(db: Session, now: datetime) -> Finding:
     found = db.get(models.Setting, "worker")
-    count, seconds = work.lag(db, now)
+    with walls.wide("health"):
+        count, seconds = work.lag(db, now)
     todo = _("Start `portal worker`, or `portal serve` without --no-worker.")
     if found is None:
         return Finding("worker", "bad", _("No worker has ever been at work."), todo)
@@ -948,7 +1006,8 @@ def _worker(db: Session, now: datetime) -> Finding:
 
 def _jobs(db: Session) -> Finding:
     row = models.Job
-    count = db.execute(select(func.count()).where(col(row.parked_at).is_not(None))).scalar_one()
+    with walls.wide("health"):
+        count = db.execute(select(func.count()).where(col(row.parked_at).is_not(None))).scalar_one()
     if not count:
         return Finding("jobs", "ok", _("Nothing was given up."))
     sentence = _("{count} jobs were given up after many tries.").format(count=count)
@@ -965,7 +1024,7 @@ def _database(db: Session, settings: Settings) -> Iterator[Finding]:
         return
     version = str(db.execute(text("SHOW server_version")).scalar_one()).split(" ")[0]
     sentence = _("PostgreSQL {version}, at this version’s schema.").format(version=version)
-    yield Finding("database", "ok", sentence)
+    yield _walls(db) or Finding("database", "ok", sentence)
     if goes_through_pooler(db.connection().connection.driver_connection):
         yield _pooler(settings, jit=db.execute(text("SHOW jit")).scalar_one() == "on")
 
@@ -984,6 +1043,34 @@ def _pooler(settings: Settings, jit: bool) -> Finding:
         todo = _("Say once, to PostgreSQL: ALTER ROLE … SET jit = off, for the role of the portal.")
         return Finding("database", "warn", sentence, todo, about)
     return Finding("database", "ok", _("It is reached through a pooler."), about=about)
+
+
+def _walls(db: Session) -> Finding | None:
+    """What keeps row-level security from holding for us; owners it holds for, but they may take it down."""
+    role, passes = db.execute(
+        text("SELECT rolname, rolsuper OR rolbypassrls FROM pg_roles WHERE rolname = current_user")
+    ).one()
+    if passes:
+        return Finding(
+            "database",
+            "warn",
+            _(
+                "The role {role} passes by row-level security: the second wall between portals does not hold."
+            ).format(role=role),
+            _("Connect as a role that is no superuser and has no BYPASSRLS; docs/tenancy.md says how."),
+        )
+    open_still = db.execute(
+        text(
+            "SELECT count(*) FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = 'portal_id' "
+            "WHERE c.relkind = 'r' AND c.relnamespace = 'public'::regnamespace "
+            "AND NOT (c.relrowsecurity AND c.relforcerowsecurity)"
+        )
+    ).scalar_one()
+    if open_still:
+        sentence = _("Row-level security is switched off on {count} tables.").format(count=open_still)
+        todo = _("Run `portal migrate`; if it stays so, switch it on again as docs/tenancy.md says.")
+        return Finding("database", "warn", sentence, todo)
+    return None
 
 
 def _disk(settings: Settings) -> Finding:

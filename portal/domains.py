@@ -20,7 +20,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 from sqlmodel import col
 
-from portal import clock, lookups, models
+from portal import clock, lookups, models, walls
 from portal.db import Database
 from portal.ids import new_id
 from portal.jobs import enqueue
@@ -436,10 +436,12 @@ def _look_at_holder(db: Session, name: str, now: datetime) -> None:
     """Somebody else has proved a name: perhaps who has it is about to lose it."""
     row = models.DomainClaim
     held = select(row).where(col(row.name) == name, col(row.state).in_(HELD)).limit(1)
-    holder = db.execute(held).scalar_one_or_none()
-    if holder is not None and (holder.checked_at is None or now - holder.checked_at > AGAIN_SOON):
-        holder.next_check_at = now
-        _look_at(db, holder.id, now)
+    with walls.wide("domain"):
+        holder = db.execute(held).scalar_one_or_none()
+        if holder is not None and (holder.checked_at is None or now - holder.checked_at > AGAIN_SOON):
+            holder.next_check_at = now
+            _look_at(db, holder.id, now)
+            db.flush()
 
 
 def _settle_held(

@@ -3,8 +3,10 @@ refund is one click away."""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from functools import cache
+from typing import Any
 
-from sqlalchemy import and_, or_, select
+from sqlalchemy import and_, bindparam, or_, select
 from sqlalchemy.orm import Session
 from sqlmodel import col
 
@@ -18,8 +20,15 @@ CANCELS = ("cancel_now", "cancel_at_period_end")
 
 def look_at_many(db: Session, payment_ids: Sequence[int], now: datetime) -> None:
     """`look` for many payments of one account: most are of subscriptions that have not ended, or of none."""
+    if payment_ids:
+        for payment_id in db.execute(_doubtful(), {"payments": payment_ids}).scalars().all():
+            look(db, payment_id, now)
+
+
+@cache
+def _doubtful() -> Any:
     row, payment = models.Subscription, models.Payment
-    found = db.execute(
+    return (
         select(col(payment.id))
         .join(
             row,
@@ -29,7 +38,7 @@ def look_at_many(db: Session, payment_ids: Sequence[int], now: datetime) -> None
             ),
         )
         .where(
-            col(payment.id).in_(payment_ids),
+            col(payment.id).in_(bindparam("payments", expanding=True)),
             col(payment.after_end_at).is_(None),
             col(payment.status).in_(TAKEN),
             or_(
@@ -38,9 +47,7 @@ def look_at_many(db: Session, payment_ids: Sequence[int], now: datetime) -> None
                 col(row.promised_until).is_not(None),
             ),
         )
-    ).scalars()
-    for payment_id in list(found):
-        look(db, payment_id, now)
+    )
 
 
 def look(db: Session, payment_id: int, now: datetime) -> None:

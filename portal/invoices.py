@@ -5,12 +5,13 @@ number, in one transaction; its bytes are made from those words alone and kept. 
 the next click makes the same document under the same number.
 """
 
+import contextlib
 import hashlib
 import re
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import anyio.to_thread
 import structlog
@@ -19,7 +20,7 @@ from sqlalchemy import or_, select, update
 from sqlalchemy.orm import Session
 from sqlmodel import col
 
-from portal import clock, models
+from portal import clock, models, store
 from portal.connect import open_gateway, simulator
 from portal.db import Database
 from portal.gateways import facts
@@ -185,10 +186,13 @@ async def _file(settings: Settings, vault: Vault, wanted: Asked) -> Document | N
     return document
 
 
-async def ours(database: Database, press: Press, wanted: Asked) -> Document | None:
+async def ours(
+    database: Database, press: Press, wanted: Asked, place: store.Store | None = None
+) -> Document | None:
     """Our own document: issued at the first click, the same bytes ever after.
 
-    None where it was issued to somebody to whom this payment no longer belongs. Raises NotMade.
+    None where it was issued to somebody to whom this payment no longer belongs. Raises NotMade; StoreDown; Lost where
+    its bytes are gone and what its words make now is not the same.
     """
     payment = wanted.payment
     assert payment.customer_id is not None
@@ -198,12 +202,55 @@ async def ours(database: Database, press: Press, wanted: Asked) -> Document | No
         issued = await database.write(issue, *whose, wanted.kind, clock.now())
     if issued.customer_id != payment.customer_id:
         return None
-    content = issued.content
-    if content is None:
-        logo = await database.read(_logo, issued)
-        sheet = await anyio.to_thread.run_sync(drawn, issued, logo)
-        content = await database.write(keep, issued, await press.make(sheet))
+    kept = Kept(issued.content, issued.sha256)
+    made = None
+    if kept.sha256 is None:
+        made = await _made(database, press, issued)
+        kept = await _keep(database, place, issued, made)
+    if made is not None and kept.sha256 == hashlib.sha256(made).hexdigest():
+        content = made
+    else:
+        content = await _read(database, press, place, issued, kept)
     return Document("application/pdf", f"{_title(issued.facts)}.pdf", content)
+
+
+async def _made(database: Database, press: Press, issued: models.IssuedDocument) -> bytes:
+    logo = await database.read(_logo, issued)
+    return await press.make(await anyio.to_thread.run_sync(drawn, issued, logo))
+
+
+async def _keep(
+    database: Database, place: store.Store | None, issued: models.IssuedDocument, content: bytes
+) -> "Kept":
+    """Keep what was made, unless something is kept already; the object is there before the row says so."""
+    sha256 = hashlib.sha256(content).hexdigest()
+    if place is not None:
+        await store.ask(store.put_bytes, place, _key(issued, sha256), content)
+    return await database.write(keep, issued, sha256, content if place is None else None)
+
+
+async def _read(
+    database: Database, press: Press, place: store.Store | None, issued: models.IssuedDocument, kept: "Kept"
+) -> bytes:
+    """The bytes as they were issued. Where they are gone, what the frozen words make now, if it is the same."""
+    assert kept.sha256 is not None
+    key = _key(issued, kept.sha256)
+    with contextlib.suppress(store.Lost):
+        if kept.content is not None:
+            return store.proved(kept.content, kept.sha256, key)
+        if place is not None:
+            return await store.ask(store.whole, place, key)
+        log.error("a document lies in a store, and none is set", key=key)
+    content = store.proved(await _made(database, press, issued), kept.sha256, key)
+    with contextlib.suppress(store.StoreDown):  # the next one mends it then
+        if place is not None:
+            await store.ask(store.put_bytes, place, key, content)
+        await database.write(healed, issued, kept.sha256, content if place is None else None)
+    return content
+
+
+def _key(issued: models.IssuedDocument, sha256: str) -> str:
+    return store.key_of("document", issued.portal_id, issued.id, sha256)
 
 
 def issue(
@@ -253,18 +300,29 @@ def _issued(db: Session, portal_id: int, payment_id: int, kind: Kind) -> models.
     ).scalar_one_or_none()
 
 
-def keep(db: Session, issued: models.IssuedDocument, content: bytes) -> bytes:
-    """Store the bytes unless some are there already; returns those that are there now."""
+class Kept(NamedTuple):
+    """What a row holds of a document: its bytes, or only their hash where they are in the store."""
+
+    content: bytes | None
+    sha256: str | None
+
+
+def keep(db: Session, issued: models.IssuedDocument, sha256: str, content: bytes | None) -> Kept:
+    """Note what was made unless something is noted already; returns what is there now."""
     row = models.IssuedDocument
     here = (col(row.portal_id) == issued.portal_id, col(row.id) == issued.id)
+    db.execute(update(row).where(*here, col(row.sha256).is_(None)).values(content=content, sha256=sha256))
+    return Kept(*db.execute(select(col(row.content), col(row.sha256)).where(*here)).one())
+
+
+def healed(db: Session, issued: models.IssuedDocument, sha256: str, content: bytes | None) -> None:
+    """The same bytes once more: here, or in the store."""
+    row = models.IssuedDocument
     db.execute(
         update(row)
-        .where(*here, col(row.content).is_(None))
-        .values(content=content, sha256=hashlib.sha256(content).hexdigest())
+        .where(col(row.portal_id) == issued.portal_id, col(row.id) == issued.id, col(row.sha256) == sha256)
+        .values(content=content)
     )
-    kept = db.execute(select(col(row.content)).where(*here)).scalar_one()
-    assert kept is not None
-    return kept
 
 
 # The words of a document, as they are frozen: plain JSON, amounts in minor units of `currency`, moments in ISO 8601.

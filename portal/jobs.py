@@ -7,7 +7,7 @@ from sqlalchemy import or_, select, update
 from sqlalchemy.orm import Session
 from sqlmodel import col
 
-from portal import clock, models, sync
+from portal import clock, models, sync, walls
 from portal.ids import new_id
 
 _ASKS: dict[str, Any] = {
@@ -28,7 +28,8 @@ def enqueue(
     account_id: int | None = None,
 ) -> None:
     """Put a job into the table; one with the same `dedupe` stands already. Whose processor it will ask is found from
-    the payload, where nobody says it."""
+    the payload, where nobody says it; and in whose walls it will be carried out from where it is put in."""
+    account_id = account_id or _account_of(db, kind, payload)
     sync.insert_once(
         db,
         models.Job.__table__,  # type: ignore[attr-defined]
@@ -39,7 +40,8 @@ def enqueue(
             "run_at": run_at,
             "created_at": clock.now(),
             "attempts": 0,
-            "account_id": account_id or _account_of(db, kind, payload),
+            "account_id": account_id,
+            "within": walls.home() or _portal_of(db, account_id, payload),
             "dedupe": dedupe,
         },
     )
@@ -63,3 +65,13 @@ def _account_of(db: Session, kind: str, payload: dict[str, Any]) -> int | None:
         if name in payload:
             return db.execute(select(model.account_id).where(model.id == payload[name])).scalar_one_or_none()
     return None
+
+
+def _portal_of(db: Session, account_id: int | None, payload: dict[str, Any]) -> int | None:
+    """For what is put in from outside of any portal: by a round over all of them, on the command line."""
+    if "portal" in payload:
+        return int(payload["portal"])
+    if account_id is None:
+        return None
+    row = models.Account
+    return db.execute(select(col(row.portal_id)).where(col(row.id) == account_id)).scalar_one_or_none()

@@ -29,6 +29,7 @@ from portal import (
     rescue,
     tally,
     tenancy,
+    walls,
 )
 from portal.db import Database
 from portal.gateways import facts
@@ -63,12 +64,13 @@ async def send(
     last: Container[int] = (),
     ids: Sequence[int] = (),
     taken: Callable[[int], Awaitable[None]] | None = None,
+    homes: Sequence[int | None] = (),
 ) -> list[Outcome | None]:
     """Write and send the mails of a batch of jobs; None for each that is done with, sent or not to be sent.
 
     `last` are the numbers of those that are not tried again, whatever becomes of them now. `ids` are the jobs': a mail
     bears its job's, so that one that is sent again after a crash can be told to be the same. `taken` is called with the
-    number of each as soon as the mail server has it.
+    number of each as soon as the mail server has it. `homes` are the portals in whose walls they are written.
     """
     outcomes: list[Outcome | None] = [None] * len(jobs)
     ready: list[tuple[int, str, EmailMessage]] = []
@@ -76,7 +78,9 @@ async def send(
     for number, (kind, payload) in enumerate(jobs):
         write = _login_letter if kind == "login_mail" else _letter
         try:
-            letter = await database.write(_worded, write, payload, settings)
+            home = homes[number] if homes else walls.home()
+            with walls.within(home) if home else walls.wide("worker"):
+                letter = await database.write(_worded, write, payload, settings)
             if letter is not None:
                 message = compose(
                     settings, letter.portal, letter.template, letter.to, letter.subject, letter.context

@@ -21,7 +21,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Match
 
-from portal import clock, finding, models, outgoing, sync, tally
+from portal import clock, finding, models, outgoing, sync, tally, walls
 from portal.gateways.capabilities import is_placeholder
 from portal.ids import id_text, new_id
 from portal.settings import Settings
@@ -121,7 +121,7 @@ def ask(
 def _queue(db: Session, kind: str, payload: dict[str, Any], now: datetime, dedupe: str | None = None) -> None:
     job = models.Job.__table__  # type: ignore[attr-defined]
     values = {"kind": kind, "payload": payload, "run_at": now, "created_at": now, "attempts": 0}
-    sync.insert_once(db, job, {"id": new_id(), "dedupe": dedupe, **values})
+    sync.insert_once(db, job, {"id": new_id(), "dedupe": dedupe, "within": walls.home(), **values})
 
 
 def ask_again(

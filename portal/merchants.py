@@ -22,7 +22,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from portal import clock, login, models
+from portal import clock, login, models, walls
 from portal.ids import new_id
 from portal.jobs import enqueue
 from portal.settings import Settings
@@ -629,21 +629,23 @@ def audit_by(
     portal_id: int | None = None,
 ) -> None:
     """The same without a session: at the door, on the command line (`user` None), by the worker."""
-    db.add(
-        models.Audit(
-            id=new_id(),
-            merchant_id=merchant_id,
-            portal_id=portal_id,
-            user_id=user.id if user else None,
-            who=user.email if user else "command line",
-            what=what,
-            subject=subject,
-            after=dict(after) if after is not None else None,
-            network=network,
-            browser=browser,
-            at=now or clock.now(),
+    with walls.more(merchant_id):
+        db.add(
+            models.Audit(
+                id=new_id(),
+                merchant_id=merchant_id,
+                portal_id=portal_id,
+                user_id=user.id if user else None,
+                who=user.email if user else "command line",
+                what=what,
+                subject=subject,
+                after=dict(after) if after is not None else None,
+                network=network,
+                browser=browser,
+                at=now or clock.now(),
+            )
         )
-    )
+        db.flush()
 
 
 AUDIT_PAGE = 50
@@ -733,6 +735,11 @@ def portal_of(db: Session, merchant_id: int, portal_id: int) -> models.Portal | 
     ).scalar_one_or_none()
 
 
+def portal_ids(db: Session, merchant_id: int) -> list[int]:
+    row = models.Portal
+    return list(db.execute(select(col(row.id)).where(col(row.merchant_id) == merchant_id)).scalars())
+
+
 # The guards
 
 View = Callable[[Request], Awaitable[Response]]
@@ -745,7 +752,13 @@ def may(role: Role, fresh: bool = False) -> Callable[[View], View]:
         @functools.wraps(view)
         async def guarded(request: Request) -> Response:
             turned_away = await _admit(request, role, fresh)
-            return await view(request) if turned_away is None else turned_away
+            if turned_away is not None:
+                return turned_away
+            merchant_id = request.state.person.merchant_id
+            with walls.wide("membership"):
+                theirs = await request.app.state.database.read(portal_ids, merchant_id)
+            walls.narrow(*theirs, also=(walls.INSTALLATION, merchant_id))
+            return await view(request)
 
         guarded.guard = ("merchant", role, fresh)  # type: ignore[attr-defined]
         return guarded
@@ -763,12 +776,15 @@ def in_portal(role: Role, fresh: bool = False) -> Callable[[View], View]:
             if turned_away is not None:
                 return turned_away
             # First whether it is theirs at all: a stranger does not learn by a 403 that it exists.
-            site = await request.app.state.database.read(
-                portal_of, request.state.person.merchant_id, request.path_params["portal_id"]
-            )
+            merchant_id = request.state.person.merchant_id
+            with walls.wide("membership"):
+                site = await request.app.state.database.read(
+                    portal_of, merchant_id, request.path_params["portal_id"]
+                )
             if site is None:
                 raise HTTPException(404)
             request.state.site = site
+            walls.narrow(site.id, also=(walls.INSTALLATION, merchant_id))
             turned_away = _check(request, role, fresh)
             return await view(request) if turned_away is None else turned_away
 

@@ -22,7 +22,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from portal import outage, tenancy, texts
+from portal import outage, tenancy, texts, walls
 from portal.db import Database
 from portal.faults import places
 from portal.settings import Settings
@@ -308,6 +308,10 @@ class Tenancy:
         self._known: dict[str, tuple[float, tenancy.PortalView | None]] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with walls.closed():  # until it is known whose rows are asked for
+            await self._answer(scope, receive, send)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or is_machine(scope["path"]):
             await self.app(scope, receive, send)
             return
@@ -331,6 +335,7 @@ class Tenancy:
         token = texts.locale.set(portal.locale)
         try:
             if portal.enabled or scope["path"].startswith(STILL_OPEN):
+                walls.narrow(portal.id)
                 await self.app(scope, receive, send)
             else:
                 await _closed(scope, receive, send)
@@ -345,6 +350,7 @@ class Tenancy:
         if is_customers(scope["path"]):
             await _error(scope, receive, send, 404)
         else:
+            walls.narrow(also=(walls.INSTALLATION,))  # and more once it is known who asks: `merchants`
             await self.app(scope, receive, send)
 
     async def _portal(self, host: str) -> tenancy.PortalView | None:
@@ -353,7 +359,8 @@ class Tenancy:
         if known and known[0] > now:
             return known[1]
         try:
-            found = await self.database.read(tenancy.portal_by_host, host, self.settings.base_domain)
+            with walls.wide("host"):
+                found = await self.database.read(tenancy.portal_by_host, host, self.settings.base_domain)
         except DBAPIError:
             if known and known[1]:
                 return known[1]  # so that the page that says so is the shop's

@@ -10,15 +10,18 @@ from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import psycopg
 from alembic import command, op
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from psycopg import sql
 from sqlalchemy import Connection, text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DBAPIError, ProgrammingError
 from sqlalchemy.orm import Session
 
-from portal import models
+from portal import models, walls
 from portal.db import POOLED, Database, goes_through_pooler
 
 _FOLDER = Path(__file__).parent / "migrations"
@@ -47,12 +50,41 @@ class Patience:
 ENDLESS = Patience(lock_s=0, statement_s=0, tries=1)
 
 
-def upgrade(database_url: str, revision: str = "head", patience: Patience | None = None) -> None:
+def upgrade(
+    database_url: str, revision: str = "head", patience: Patience | None = None, app_url: str = ""
+) -> None:
     """Bring the database to `revision`, by default to this version's schema; a migration is done wholly or not at all.
 
-    Several processes may ask at once: one does it, the others wait and find it done.
+    Several processes may ask at once: one does it, the others wait and find it done. Where the portal itself connects
+    as another role than the one that owns the tables, by `app_url`, that role is given what it needs of them, and is
+    made where there is none.
     """
-    _run(database_url, lambda config: command.upgrade(config, revision), patience or Patience())
+
+    def steps(config: Config) -> None:
+        command.upgrade(config, revision)
+        if app_url:
+            _grant(config.attributes["connection"], app_url)
+
+    _run(database_url, steps, patience or Patience())
+
+
+def _grant(connection: Connection, app_url: str) -> None:
+    url = make_url(app_url)
+    role = url.username
+    if connection.dialect.name != "postgresql" or not role:
+        return
+    if connection.exec_driver_sql("SELECT current_user").scalar_one() == role:
+        return
+    named = connection.dialect.identifier_preparer.quote_identifier(role)
+    if connection.exec_driver_sql("SELECT 1 FROM pg_roles WHERE rolname = %s", (role,)).first() is None:
+        _make_role(connection, role, named, url.password or "")
+    for words in (
+        f"GRANT USAGE ON SCHEMA public TO {named}",
+        f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {named}",
+        f"REVOKE INSERT, UPDATE, DELETE ON alembic_version FROM {named}",
+    ):
+        connection.exec_driver_sql(words)
+    connection.commit()
 
 
 def downgrade(database_url: str, revision: str, patience: Patience | None = None) -> None:
@@ -63,6 +95,21 @@ def downgrade(database_url: str, revision: str, patience: Patience | None = None
 def is_current(database: Database) -> bool:
     """Whether the database has exactly the schema of this version."""
     return database.read_now(_revision) == head()
+
+
+def _make_role(connection: Connection, role: str, named: str, password: str) -> None:
+    raw = connection.connection.driver_connection
+    assert raw is not None
+    # Scrambled here, so that the server's log never sees it.
+    word = raw.pgconn.encrypt_password(password.encode(), role.encode(), b"scram-sha-256").decode()
+    try:
+        connection.exec_driver_sql(
+            f"CREATE ROLE {named} LOGIN NOSUPERUSER NOBYPASSRLS PASSWORD {sql.Literal(word).as_string(raw)}"
+        )
+    except ProgrammingError as error:
+        raise RuntimeError(
+            f"There is no role {role}, and this one may not make it: see docs/tenancy.md for how to."
+        ) from error
 
 
 @cache
@@ -218,7 +265,7 @@ def _why(connection: Connection, before: str | None, too_long: bool, patience: P
 
 @contextmanager
 def _alembic(database_url: str, patience: Patience | None = None) -> Iterator[Config]:
-    database = Database(database_url, threads=1)
+    database = Database(database_url, threads=1, outside=walls.EVERYTHING)
     try:
         with (
             database.engine.connect() as connection,
@@ -234,8 +281,13 @@ def _alembic(database_url: str, patience: Patience | None = None) -> Iterator[Co
 @contextmanager
 def _exclusive(connection: Connection, is_sqlite: bool, patience: Patience) -> Iterator[None]:
     if not is_sqlite:
-        if goes_through_pooler(connection.connection.driver_connection):
+        raw = connection.connection.driver_connection
+        assert raw is not None
+        if goes_through_pooler(raw):
             raise MigrationError(POOLED)
+        # Said once for the whole session: an index that is built beside the traffic takes no other words with it.
+        raw.cursor_factory = psycopg.Cursor
+        connection.exec_driver_sql(f"SET {walls.SETTING} = '{walls.EVERYTHING.text}'")
         for limit, seconds in (
             ("lock_timeout", patience.lock_s),
             ("statement_timeout", patience.statement_s),

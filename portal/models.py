@@ -1,6 +1,7 @@
 """The tables. Everything that belongs to a portal carries `portal_id`; what mirrors a processor carries `account_id`,
 `remote_id` and the stamps by which the newest word wins, field by field."""
 
+from collections.abc import Callable
 from datetime import UTC, date, datetime
 from typing import Any
 
@@ -47,6 +48,17 @@ class Moment(TypeDecorator[datetime]):
         value = value.astimezone(UTC)
         return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
 
+    def bind_processor(self, dialect: Dialect) -> Callable[[datetime | None], Any] | None:
+        """In SQLite a moment is text, written here at once: of a row that is read in there are up to a dozen."""
+        if dialect.name != "sqlite":
+            return super().bind_processor(dialect)
+
+        def process(value: datetime | None) -> str | None:
+            moment = self.process_bind_param(value, dialect)
+            return None if moment is None else moment.isoformat(" ", "microseconds")
+
+        return process
+
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
         if value is None:
             return None
@@ -89,6 +101,7 @@ class Merchant(SQLModel, table=True):
 class Portal(SQLModel, table=True):
     """A merchant's site, found by its host: the wall between strangers."""
 
+    __table_args__ = (Index("ix_portal_merchant", "merchant_id"),)
     id: int = _id()
     merchant_id: int = Field(foreign_key="merchant.id", sa_type=BigInteger)
     slug: str = Field(unique=True)
@@ -937,17 +950,21 @@ class Sheet(SQLModel, table=True):
     started_at: datetime | None = _moment()
     finished_at: datetime | None = _moment()
     emptied_at: datetime | None = _moment()  # its rows are not kept any more
+    sha256: str | None = None  # of all its parts, where they are one object of the store
 
 
 class SheetPart(SQLModel, table=True):
-    """Some rows of a sheet, packed."""
+    """Some rows of a sheet, packed; they stand here, or at a place in the sheet's object."""
 
     __tablename__ = "sheet_part"
     __table_args__ = (ForeignKeyConstraint(["portal_id", "sheet_id"], ["sheet.portal_id", "sheet.id"]),)
     sheet_id: int = Field(sa_type=BigInteger, primary_key=True)
     number: int = Field(primary_key=True)
     portal_id: int = _big(nullable=False)
-    content: bytes = Field(sa_type=LargeBinary)
+    content: bytes | None = Field(default=None, sa_type=LargeBinary)
+    at: int | None = _big()
+    size: int | None = None
+    sha256: str | None = None
 
 
 class SheetProblem(SQLModel, table=True):
@@ -990,6 +1007,7 @@ class Job(SQLModel, table=True):
     locked_by: int | None = _big()  # the claim that holds it: who comes late with another one changes nothing
     deaths: int | None = _big()  # how many times in a row its worker died over it
     account_id: int | None = _big()  # whose processor it asks, so that one that hangs holds up only its own
+    within: int | None = _big()  # the portal of which alone it may see and write rows; None: see `work`
     done_at: datetime | None = _moment()
     parked_at: datetime | None = _moment()
     error: str | None = None
@@ -1120,7 +1138,8 @@ class Counter(SQLModel, table=True):
 
 
 class IssuedDocument(SQLModel, table=True):
-    """A document of ours: its words are frozen with its number, its bytes are kept once made."""
+    """A document of ours: its words are frozen with its number, its bytes are kept once made. Those with a hash and
+    without bytes are in the store."""
 
     __tablename__ = "issued_document"
     __table_args__ = (

@@ -16,9 +16,11 @@ import psycopg
 from psycopg import conninfo, sql
 from sqlalchemy.engine import make_url
 
+from portal import walls
 from portal.db import POOLED, goes_through_pooler, split_address
 
 Missing = psycopg.errors.UndefinedTable
+MissingColumn = psycopg.errors.UndefinedColumn
 Ask = Callable[[str], list[tuple[Any, ...]]]
 
 TABLES = "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p') ORDER BY 1"
@@ -26,10 +28,12 @@ TABLES = "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespa
 COUNT = (
     'SELECT count(*), coalesce(sum(hashtextextended(t::text, 0)::numeric), 0)::text FROM public."{table}" t'
 )
+_OPEN = f"-c {walls.SETTING}={walls.EVERYTHING.text}"  # a backup is of all portals
 # Whatever the server or role has set: the same rows are the same text, and the one who waits is not thrown out.
 _OPTIONS = (
     "-c timezone=UTC -c datestyle=ISO -c intervalstyle=postgres -c bytea_output=hex -c extra_float_digits=1 -c jit=off "
-    "-c statement_timeout=0 -c lock_timeout=0 -c idle_in_transaction_session_timeout=0"
+    "-c statement_timeout=0 -c lock_timeout=0 -c idle_in_transaction_session_timeout=0 "
+    f"{_OPEN}"
 )
 _DEBIAN = "/usr/lib/postgresql"
 CHUNK = 1024 * 1024
@@ -86,6 +90,9 @@ def _version_of(path: Path) -> int:
 def dump(path: Path, database_url: str, snapshot: str) -> Iterator[bytes]:
     """What `pg_dump` makes of a snapshot, in its own format, which is packed."""
     command = [str(path), "--format=custom", "--no-owner", "--no-privileges", f"--snapshot={snapshot}"]
+    # It refuses else, as a role that row-level security holds for. The address opens the walls; and what is counted
+    # beside it would tell of a row that it did not see.
+    command.append("--enable-row-security")
     with tempfile.TemporaryFile() as said, _where(database_url) as where:
         with subprocess.Popen(  # noqa: S603
             [*command, where], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=said
@@ -143,6 +150,7 @@ def _where(database_url: str) -> Iterator[str]:
     """The address as an argument, and the password in a file of ours alone: what programs are called with is for all to
     see."""
     parts: dict[str, Any] = dict(conninfo.conninfo_to_dict(address(database_url)))
+    parts["options"] = f"{parts.get('options', '')} {_OPEN}".strip()
     password = parts.pop("password", None)
     if password is None:
         yield f"--dbname={conninfo.make_conninfo(**parts)}"

@@ -10,7 +10,7 @@ from sqlalchemy import and_, delete, exists, or_, select, update
 from sqlalchemy.orm import Session
 from sqlmodel import col
 
-from portal import models
+from portal import models, walls
 from portal.db import Database
 from portal.intervals import add_months
 from portal.policy import Privacy
@@ -63,25 +63,33 @@ async def sweep(database: Database, now: datetime) -> Swept:
     """Forget what every portal wants forgotten."""
     bodies = browsers = customers = 0
     for portal_id, kept in await database.read(_sites):
-        privacy = Privacy.of(kept)
-        before = now - timedelta(days=privacy.bodies_days)
+        with walls.within(portal_id):
+            found = await _sweep(database, portal_id, Privacy.of(kept), now)
+        bodies, browsers = bodies + found.bodies, browsers + found.browsers
+        customers += found.customers
+    return Swept(bodies, browsers, customers)
+
+
+async def _sweep(database: Database, portal_id: int, privacy: Privacy, now: datetime) -> Swept:
+    bodies = browsers = customers = 0
+    before = now - timedelta(days=privacy.bodies_days)
+    for _batch in range(BATCHES):
+        bodies += (count := await database.write(forget_bodies, portal_id, before))
+        if count < BATCH:
+            break
+    if privacy.browsers_months is not None:
+        before = months_ago(now, privacy.browsers_months)
         for _batch in range(BATCHES):
-            bodies += (count := await database.write(forget_bodies, portal_id, before))
+            browsers += (count := await database.write(forget_browsers, portal_id, before))
             if count < BATCH:
                 break
-        if privacy.browsers_months is not None:
-            before = months_ago(now, privacy.browsers_months)
-            for _batch in range(BATCHES):
-                browsers += (count := await database.write(forget_browsers, portal_id, before))
-                if count < BATCH:
-                    break
-        if privacy.customers_months is not None:
-            before = months_ago(now, privacy.customers_months)
-            for _batch in range(BATCHES):
-                whole_round, count = await database.write(forget_customers, portal_id, before, now)
-                customers += count
-                if whole_round:
-                    break
+    if privacy.customers_months is not None:
+        before = months_ago(now, privacy.customers_months)
+        for _batch in range(BATCHES):
+            whole_round, count = await database.write(forget_customers, portal_id, before, now)
+            customers += count
+            if whole_round:
+                break
     return Swept(bodies, browsers, customers)
 
 

@@ -1,9 +1,11 @@
 """The environment, read once into one frozen object; nothing else reads it."""
 
+import re
 import secrets
 from functools import cached_property
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Literal
+from urllib.parse import parse_qs, urlsplit
 
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -28,8 +30,8 @@ class Settings(BaseSettings):
     )
     database_direct_url: str = Field(
         default="",
-        description="Where database_url goes through PgBouncer: the same database without it, for migrations and "
-        "backups. Unset: database_url.",
+        description="The same database for migrations and backups: as the PostgreSQL role that owns the tables, and "
+        "without PgBouncer. Unset: database_url. See docs/tenancy.md.",
     )
     secret_key: SecretStr = Field(
         default_factory=lambda: SecretStr(secrets.token_urlsafe(32)),
@@ -103,6 +105,15 @@ class Settings(BaseSettings):
         default=SecretStr(""),
         description="Lets a monitor on another machine read /metrics, as a bearer token; this machine may anyway.",
     )
+    store: str = Field(
+        default="",
+        description="Where documents and uploaded files lie: database; file:///path, for one machine only; or "
+        "s3://bucket/prefix?endpoint=https://…&region=…. Unset: in a folder beside a SQLite file; in PostgreSQL.",
+    )
+    store_key: SecretStr = Field(
+        default=SecretStr(""), description="Access key of the S3-compatible store, and its secret."
+    )
+    store_secret: SecretStr = SecretStr("")
     threads: int = Field(default=16, ge=1, le=200, description="Database threads, and connections.")
     log_format: Literal["json", "text"] = Field(
         default="json", description="json for machines, text for people."
@@ -138,6 +149,13 @@ class Settings(BaseSettings):
                 raise ValueError(f"{part} names no port")
         return value
 
+    @field_validator("store")
+    @classmethod
+    def _store(cls, value: str) -> str:
+        if trouble := trouble_with_store(value):
+            raise ValueError(trouble)
+        return value
+
     @cached_property
     def takes_local_names(self) -> bool:
         """Whether names count that exist on one network only."""
@@ -170,6 +188,30 @@ class Settings(BaseSettings):
         usual = 443 if self.secure else 80
         port = f":{self.public_port}" if self.public_port not in (None, usual) else ""
         return f"{self.scheme}://{host}{port}"
+
+
+def trouble_with_store(url: str) -> str | None:
+    """What is wrong with the address of a store, as far as one can see."""
+    if url in ("", "database"):
+        return None
+    parts = urlsplit(url)
+    if parts.scheme == "file":
+        if parts.netloc or not parts.path.strip("/") or parts.query or parts.fragment:
+            return "a folder is written file:///path/to/it"
+        return None
+    if parts.scheme != "s3":
+        return "write database, file:///path or s3://bucket/prefix?endpoint=https://host&region=name"
+    if not re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", parts.netloc) or parts.fragment:
+        return "s3:// is followed by the name of a bucket; keys stand in PORTAL_STORE_KEY and PORTAL_STORE_SECRET"
+    if not re.fullmatch(r"[A-Za-z0-9/._-]*", parts.path):
+        return "the prefix may have letters, digits and / . _ -"
+    query = parse_qs(parts.query, keep_blank_values=True)
+    if unknown := sorted(set(query) - {"endpoint", "region"}):
+        return f"there is no {unknown[0]} in the address of a store; endpoint and region may be"
+    endpoint = urlsplit(query.get("endpoint", ["https://s3"])[-1])
+    if endpoint.scheme not in ("https", "http") or not endpoint.hostname or "@" in endpoint.netloc:
+        return "the endpoint is written https://host or https://host:port"
+    return None
 
 
 def _parts(text: str) -> list[str]:

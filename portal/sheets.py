@@ -2,12 +2,16 @@
 by the same `sync` as everything else. A file's run goes part by part, each in one transaction with its place and its
 counts, so that it goes on where it was cut off, and a second run changes nothing."""
 
+import contextlib
+import hashlib
 import json
 import re
+import tempfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
+from itertools import islice
 from typing import IO, Any, Literal
 from zoneinfo import ZoneInfo
 
@@ -15,7 +19,7 @@ from sqlalchemy import bindparam, delete, func, insert, select, update
 from sqlalchemy.orm import Session
 from sqlmodel import col
 
-from portal import clock, export, models, names, sync
+from portal import clock, export, models, names, store, sync
 from portal.db import Database
 from portal.gateways import adapter, facts
 from portal.gateways.base import (
@@ -49,6 +53,8 @@ from portal.texts import gettext as _
 SLICE = 200  # rows in a part, and so in a transaction
 PART_BYTES = 256 * 1024  # of text; a part ends sooner where its rows are long
 BATCH = 20  # parts written at a time while a file is taken in
+PLACES = 500  # places of parts, likewise
+AHEAD = 20  # parts that are fetched from the store in one go
 FIRST = 8  # rows that are shown
 MOST_OWN = 2 * 1024 * 1024  # of a list in a processor's form, which is read as a whole
 MOST_KEPT = 20  # files of a portal at a time
@@ -446,30 +452,34 @@ def _name_people(db: Session, account: models.Account, rows: Sequence[Row]) -> N
 
 
 def take(
-    database: Database, portal_id: int, file: IO[bytes], name: str, asked_by: str, own_of: int | None = None
+    database: Database,
+    portal_id: int,
+    file: IO[bytes],
+    name: str,
+    asked_by: str,
+    own_of: int | None = None,
+    place: store.Store | None = None,
 ) -> int:
     """Take a file in, row by row; the id of its sheet. Blocks: call it in a thread. Unreadable or Refused where it is
-    none, or there are too many. `own_of` is an account in whose processor's form the whole list is."""
+    none, or there are too many; StoreDown. `own_of` is an account in whose processor's form the whole list is."""
     now = clock.now()
     if own_of is not None:
         text = read_text(file, MOST_OWN)
         sheet_id = database.write_now(_new, portal_id, name, len(text.encode()), "own", asked_by, now, own_of)
         pieces = [text[at : at + PART_BYTES] for at in range(0, len(text), PART_BYTES)]
-        parts = [zlib.compress(piece.encode(), 1) for piece in pieces]
-        database.write_now(_add_parts, portal_id, sheet_id, 0, parts)
-        database.write_now(_taken, sheet_id, {"parts": len(parts)})
+        parts = (zlib.compress(piece.encode(), 1) for piece in pieces)
+        with _dropped_on(store.StoreDown, database, sheet_id):
+            kept = _keep_parts(database, place, portal_id, sheet_id, parts)
+        database.write_now(_taken, sheet_id, kept)
         return sheet_id
     opened = open_file(file)
     size = file.seek(0, 2) if opened.kind == "xlsx" else None
     sheet_id = database.write_now(_new, portal_id, name, size or 0, opened.kind, asked_by, now, None)
-    try:
-        counted = _take_rows(database, portal_id, sheet_id, opened.rows)
-    except Unreadable:
-        database.write_now(_drop, sheet_id)
-        raise
-    if not counted["rows"]:
-        database.write_now(_drop, sheet_id)
-        raise Unreadable(_("There are no rows below the columns' names."))
+    counted: dict[str, Any] = {"rows": 0, "first": []}
+    with _dropped_on((Unreadable, store.StoreDown), database, sheet_id):
+        kept = _keep_parts(database, place, portal_id, sheet_id, _parts_of(opened.rows, counted))
+        if not counted["rows"]:
+            raise Unreadable(_("There are no rows below the columns' names."))
     found = {
         "size": file.seek(0, 2),
         "encoding": opened.encoding,
@@ -477,39 +487,75 @@ def take(
         "header": list(opened.header),
         "mapping": guess(opened.header),
     }
-    database.write_now(_taken, sheet_id, {**counted, **found})
+    database.write_now(_taken, sheet_id, {**counted, **kept, **found})
     return sheet_id
 
 
-def _take_rows(
-    database: Database, portal_id: int, sheet_id: int, rows: Iterator[tuple[int, list[Cell]]]
-) -> dict[str, Any]:
-    count, number, first = 0, 0, []
-    waiting: list[bytes] = []
+@contextlib.contextmanager
+def _dropped_on(
+    errors: type[Exception] | tuple[type[Exception], ...], database: Database, sheet_id: int
+) -> Iterator[None]:
+    try:
+        yield
+    except errors:
+        database.write_now(_drop, sheet_id, clock.now())
+        raise
+
+
+def _parts_of(rows: Iterator[tuple[int, list[Cell]]], counted: dict[str, Any]) -> Iterator[bytes]:
+    """The rows, packed into parts; how many, and the first of them, stand in `counted` by then."""
     part: list[str] = []
     length = 0
     for line, cells in rows:
-        count += 1
-        if count > MOST_ROWS:
+        counted["rows"] += 1
+        if counted["rows"] > MOST_ROWS:
             raise Unreadable(
                 _("A file may have up to {most} rows. Split it into several.").format(most=MOST_ROWS)
             )
-        if count <= FIRST:
-            first.append([line, *[cell if not isinstance(cell, str) else cell[:300] for cell in cells]])
+        if counted["rows"] <= FIRST:
+            short = [cell if not isinstance(cell, str) else cell[:300] for cell in cells]
+            counted["first"].append([line, *short])
         text = json.dumps([line, *cells], ensure_ascii=False, separators=(",", ":"))
         part.append(text)
         length += len(text)
         if len(part) >= SLICE or length >= PART_BYTES:
-            waiting.append(_packed(part))
+            yield _packed(part)
             part, length = [], 0
-        if len(waiting) >= BATCH:
-            database.write_now(_add_parts, portal_id, sheet_id, number, waiting)
-            number, waiting = number + len(waiting), []
     if part:
-        waiting.append(_packed(part))
-    if waiting:
-        database.write_now(_add_parts, portal_id, sheet_id, number, waiting)
-    return {"rows": count, "parts": number + len(waiting), "first": first}
+        yield _packed(part)
+
+
+def _keep_parts(
+    database: Database, place: store.Store | None, portal_id: int, sheet_id: int, parts: Iterator[bytes]
+) -> dict[str, Any]:
+    """Put the parts into rows as they come, or all of them into one object and into rows where each lies in it."""
+    number = 0
+    if place is None:
+        while some := list(islice(parts, BATCH)):
+            database.write_now(_add_parts, portal_id, sheet_id, number, [{"content": one} for one in some])
+            number += len(some)
+        return {"parts": number}
+    with tempfile.TemporaryFile() as spool:
+        places, sha256 = bundle(parts, spool)
+        if not places:
+            return {"parts": 0}
+        place.put(store.key_of("sheet", portal_id, sheet_id, sha256), spool)
+    for number in range(0, len(places), PLACES):
+        database.write_now(_add_parts, portal_id, sheet_id, number, places[number : number + PLACES])
+    return {"parts": len(places), "sha256": sha256}
+
+
+def bundle(parts: Iterable[bytes], into: IO[bytes]) -> tuple[list[dict[str, Any]], str]:
+    """One object of many parts: where each lies and what it is, and the hash of the whole."""
+    places: list[dict[str, Any]] = []
+    whole, at = hashlib.sha256(), 0
+    for content in parts:
+        into.write(content)
+        whole.update(content)
+        places.append({"at": at, "size": len(content), "sha256": hashlib.sha256(content).hexdigest()})
+        at += len(content)
+    into.seek(0)
+    return places, whole.hexdigest()
 
 
 def _packed(part: Sequence[str]) -> bytes:
@@ -552,12 +598,14 @@ def _new(
     return made.id
 
 
-def _add_parts(db: Session, portal_id: int, sheet_id: int, number: int, parts: Sequence[bytes]) -> None:
+def _add_parts(
+    db: Session, portal_id: int, sheet_id: int, number: int, parts: Sequence[Mapping[str, Any]]
+) -> None:
     db.execute(
         insert(models.SheetPart),
         [
-            {"portal_id": portal_id, "sheet_id": sheet_id, "number": number + more, "content": content}
-            for more, content in enumerate(parts)
+            {"portal_id": portal_id, "sheet_id": sheet_id, "number": number + more, **part}
+            for more, part in enumerate(parts)
         ],
     )
 
@@ -567,7 +615,10 @@ def _taken(db: Session, sheet_id: int, values: Mapping[str, Any]) -> None:
     db.execute(update(row).where(col(row.id) == sheet_id).values(**values, state="new"))
 
 
-def _drop(db: Session, sheet_id: int) -> None:
+def _drop(db: Session, sheet_id: int, now: datetime) -> None:
+    if sheet := db.get(models.Sheet, sheet_id):
+        _let_go(db, sheet, now)
+        db.expunge(sheet)
     for model in (models.SheetProblem, models.SheetPart):
         db.execute(delete(model).where(col(model.sheet_id) == sheet_id))
     db.execute(delete(models.Sheet).where(col(models.Sheet.id) == sheet_id))
@@ -724,9 +775,66 @@ def want(db: Session, sheet: models.Sheet, run: int, now: datetime) -> None:
     enqueue(db, "sheet", {"sheet": sheet.id, "run": run}, now, f"sheet:{sheet.id}:{run}")
 
 
-def step(db: Session, sheet_id: int, run: int, now: datetime) -> bool:
+Fetched = Mapping[int, bytes]  # parts by their number
+NOTHING: Fetched = {}
+
+
+class NotFetched(Exception):
+    """A part lies in the store and was not fetched before: `fetched` does it."""
+
+
+def fetched(database: Database, place: store.Store | None, sheet_id: int, run: int) -> Fetched:
+    """The next parts of a run, as far as they lie in the store. Blocks; StoreDown, Lost."""
+    return read_parts(place, *database.read_now(next_parts, sheet_id, run))
+
+
+def next_parts(db: Session, sheet_id: int, run: int) -> tuple[str, list[models.SheetPart]]:
+    """The key of a file's object and where in it the next parts lie: none where they stand in rows."""
+    sheet = db.get(models.Sheet, sheet_id)
+    if sheet is None or sheet.sha256 is None or sheet.run != run or sheet.state not in AT_WORK:
+        return "", []
+    row = models.SheetPart
+    statement = (
+        select(row).where(col(row.sheet_id) == sheet_id, col(row.content).is_(None)).order_by(col(row.number))
+    )
+    if sheet.kind != "own":  # which is read as a whole
+        statement = statement.where(
+            col(row.number) >= sheet.position, col(row.number) < sheet.position + AHEAD
+        )
+    key = store.key_of("sheet", sheet.portal_id, sheet.id, sheet.sha256)
+    return key, list(db.execute(statement).scalars())
+
+
+def read_parts(place: store.Store | None, key: str, parts: Sequence[models.SheetPart]) -> Fetched:
+    """Parts that lie one behind the other in an object, in one go; each is held against its hash."""
+    if not parts:
+        return NOTHING
+    if place is None:
+        raise store.Lost("no store is set")
+    begin_at, end = parts[0].at or 0, (parts[-1].at or 0) + (parts[-1].size or 0)
+    content = place.get(key, begin_at, end - begin_at)
+    found = {}
+    for part in parts:
+        at = (part.at or 0) - begin_at
+        found[part.number] = store.proved(content[at : at + (part.size or 0)], part.sha256 or "", key)
+    return found
+
+
+def give_up(db: Session, sheet_id: int, run: int, now: datetime) -> None:
+    """Its rows can't be read back as they were taken in; what of them is written stays."""
+    row = models.Sheet
+    sheet = db.execute(select(row).where(col(row.id) == sheet_id).with_for_update()).scalar_one_or_none()
+    if sheet is not None and sheet.run == run and sheet.state in AT_WORK:
+        _end(
+            sheet,
+            now,
+            _("The rows of this file can't be read back as they were taken in. Give it once more."),
+        )
+
+
+def step(db: Session, sheet_id: int, run: int, now: datetime, parts: Fetched = NOTHING) -> bool:
     """Go through one part, and say whether there is more. Its rows, its counts and its place are written together, or
-    not at all."""
+    not at all. `parts` are those that lie in the store; NotFetched where the one to go through is not among them."""
     row = models.Sheet
     sheet = db.execute(select(row).where(col(row.id) == sheet_id).with_for_update()).scalar_one_or_none()
     if sheet is None or sheet.run != run or sheet.state not in AT_WORK:
@@ -739,7 +847,7 @@ def step(db: Session, sheet_id: int, run: int, now: datetime) -> bool:
         except Refused as error:
             return _end(sheet, now, str(error))
     go: Callable[..., bool] = _step_own if sheet.kind == "own" else _step_rows
-    return go(db, sheet, accounts, now)
+    return go(db, sheet, accounts, now, parts)
 
 
 def give_up(db: Session, sheet_id: int, run: int, now: datetime) -> None:
@@ -760,12 +868,20 @@ def _end(sheet: models.Sheet, now: datetime, error: str | None = None) -> bool:
     return False
 
 
-def _step_rows(db: Session, sheet: models.Sheet, accounts: Accounts, now: datetime) -> bool:
+def _bytes_of(part: models.SheetPart, parts: Fetched) -> bytes:
+    if part.content is not None:
+        return part.content
+    if part.number not in parts:
+        raise NotFetched
+    return parts[part.number]
+
+
+def _step_rows(db: Session, sheet: models.Sheet, accounts: Accounts, now: datetime, parts: Fetched) -> bool:
     part = db.get(models.SheetPart, (sheet.id, sheet.position))
     if part is None:
         return _end(sheet, now)
     rules = rules_of(db, sheet.portal_id, sheet.rules, now)
-    lines: list[list[Any]] = json.loads(zlib.decompress(part.content))
+    lines: list[list[Any]] = json.loads(zlib.decompress(_bytes_of(part, parts)))
     db.expunge(part)
     rows = [understand(cells_of(sheet.mapping, cells), rules) for _line, *cells in lines]
     as_of, asks_from, only_checks = sheet.as_of, sheet.asked, sheet.state == "checking"
@@ -829,13 +945,13 @@ def _note(db: Session, sheet: models.Sheet, found: Iterable[tuple[int, str, str]
 # A list in the form of a processor
 
 
-def _step_own(db: Session, sheet: models.Sheet, accounts: Accounts, now: datetime) -> bool:
+def _step_own(db: Session, sheet: models.Sheet, accounts: Accounts, now: datetime, parts: Fetched) -> bool:
     account = accounts.named(None)
     part = models.SheetPart
     pieces = db.execute(
-        select(col(part.content)).where(col(part.sheet_id) == sheet.id).order_by(col(part.number))
+        select(part).where(col(part.sheet_id) == sheet.id).order_by(col(part.number))
     ).scalars()
-    text = "".join(zlib.decompress(piece).decode() for piece in pieces)
+    text = "".join(zlib.decompress(_bytes_of(piece, parts)).decode() for piece in pieces)
     try:
         snapshot = adapter(account.processor).read_file(text)
     except ValueError as error:
@@ -985,10 +1101,18 @@ def ways(db: Session, portal_id: int) -> Ways:
 def empty(db: Session, sheet: models.Sheet, now: datetime) -> None:
     """Let the rows of a file go; what became of them stays written down."""
     db.execute(delete(models.SheetPart).where(col(models.SheetPart.sheet_id) == sheet.id))
-    sheet.first, sheet.emptied_at = [], now
+    _let_go(db, sheet, now)
+    sheet.first, sheet.emptied_at, sheet.sha256 = [], now, None
     if sheet.state in ("new", "checked"):
         sheet.state, sheet.finished_at = "failed", now
         sheet.error = _("Discarded before it was imported.")
+
+
+def _let_go(db: Session, sheet: models.Sheet, now: datetime) -> None:
+    """Its object goes after its rows have."""
+    if sheet.sha256 is not None:
+        key = store.key_of("sheet", sheet.portal_id, sheet.id, sheet.sha256)
+        enqueue(db, "unstore", {"key": key}, now + store.STAYS, f"unstore:{key}")
 
 
 def forget_old(db: Session, now: datetime) -> None:
@@ -996,7 +1120,7 @@ def forget_old(db: Session, now: datetime) -> None:
     row = models.Sheet
     broken = select(col(row.id)).where(col(row.created_at) < now - KEEP_TAKEN, col(row.state) == "taken")
     for sheet_id in db.execute(broken.limit(10)).scalars().all():
-        _drop(db, sheet_id)
+        _drop(db, sheet_id, now)
     old = (
         select(row)
         .where(

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Table, and_, or_, select
+from sqlalchemy import Table, and_, bindparam, or_, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session, make_transient_to_detached
 from sqlalchemy.orm.attributes import instance_state, manager_of_class, set_attribute
@@ -34,6 +34,8 @@ from portal.gateways.base import (
 from portal.ids import new_id
 from portal.money import Money
 
+FEW = 10  # rows
+
 
 @dataclass(frozen=True, slots=True)
 class Change:
@@ -53,6 +55,7 @@ _RENAMED = {
     "invoice": "invoice_remote",
     "payment": "payment_remote",
 }
+_METHOD = tuple(field.name for field in fields(Method))
 _NOT_FIELDS = {"remote_id", "knows", "updated_at", "document_url"}
 
 
@@ -105,8 +108,11 @@ def _write(
     whose = {one: row.customer_id for one, row in rows.items()}
     new, told = set(fresh), {}
     for number, record in enumerate(records):
-        told[number] = _merge(rows[record.remote_id], record.remote_id in new, record, as_of, fetched)
-        new.discard(record.remote_id)
+        if record.remote_id in new:
+            told[number] = _begin(rows[record.remote_id], record, as_of)
+            new.discard(record.remote_id)
+        else:
+            told[number] = _merge(rows[record.remote_id], record, as_of, fetched)
     _give_owners(db, account, list(rows.values()))
     late = _insert(db, model, fresh)
     if late:  # somebody else has inserted these meanwhile
@@ -115,7 +121,7 @@ def _write(
         whose |= {one: row.customer_id for one, row in theirs.items()}
         for number, record in enumerate(records):
             if record.remote_id in theirs:
-                told[number] = _merge(rows[record.remote_id], False, record, as_of, fetched)
+                told[number] = _merge(rows[record.remote_id], record, as_of, fetched)
         _give_owners(db, account, list(theirs.values()))
     touched += [_Touched(rows[one], whose[one]) for one in ids]
     return [
@@ -128,13 +134,23 @@ def _locked(
     db: Session, account: models.Account, model: type[models._Mirrored], remote_ids: Sequence[str]
 ) -> dict[str, models._Mirrored]:
     """The rows that there are, locked in an order that is always the same."""
-    found = (
+    asked = {"account": account.id, "remotes": remote_ids}
+    return {row.remote_id: row for row in db.execute(_lock(model), asked).scalars()}
+
+
+@cache
+def _lock(model: type[models._Mirrored]) -> Any:
+    """Built once, as are the others that every page asks: to put a statement together costs as much as to run it."""
+    return (
         select(model)
-        .where(col(model.account_id) == account.id, col(model.remote_id).in_(remote_ids))
+        .where(col(model.account_id) == bindparam("account"), _in(model.remote_id, "remotes"))
         .order_by(col(model.remote_id))
         .with_for_update()
     )
-    return {row.remote_id: row for row in db.execute(found).scalars()}
+
+
+def _in(column: Any, name: str) -> Any:
+    return col(column).in_(bindparam(name, expanding=True))
 
 
 def _blank(
@@ -166,27 +182,55 @@ def _defaults(model: type[models._Mirrored]) -> dict[str, Any]:
 
 def _put(row: models._Mirrored, name: str, value: Any) -> None:
     """Set a field, past the checks of the model class: the values are our own."""
-    if getattr(row, name) == value:
+    there = row.__dict__
+    if (there[name] if name in there else getattr(row, name)) == value:
         return
     if instance_state(row).key is None:
-        row.__dict__[name] = value
+        there[name] = value
     else:
         set_attribute(row, name, value)
 
 
 def _insert(db: Session, model: type[models._Mirrored], fresh: Mapping[str, models._Mirrored]) -> list[str]:
-    """Insert what is not there yet; the ids of those that are there by now all the same."""
+    """Insert what is not there yet; the ids of those that are there by now all the same. The rows of a list's page stay
+    outside of the session, since few of them are touched again; who asked for one thing goes on with it."""
     if not fresh:
         return []
     table: Table = model.__table__  # type: ignore[attr-defined]
-    names = [column.key for column in table.columns]
-    values = [{name: getattr(fresh[one], name) for name in names} for one in sorted(fresh)]
-    statement = _dialect(db).insert(table).on_conflict_do_nothing().returning(table.c.remote_id)
-    mine = set(db.execute(statement, values).scalars())
-    for one in mine:
-        make_transient_to_detached(fresh[one])
-        db.add(fresh[one])
-    return sorted(set(fresh) - mine)
+    names = _names_of(model)
+    rows = [fresh[one].__dict__ for one in sorted(fresh)]
+    values = [{name: row[name] for name in names} for row in rows]
+    mine = _inserted(db, table, values, table.c.id)
+    if len(rows) <= FEW:
+        for row in fresh.values():
+            if row.__dict__["id"] in mine:
+                _take_in(db, row)
+    return sorted(one for one, row in fresh.items() if row.__dict__["id"] not in mine)
+
+
+@cache
+def _names_of(model: type[models._Mirrored]) -> tuple[str, ...]:
+    return tuple(column.key for column in model.__table__.columns)  # type: ignore[attr-defined]
+
+
+def _inserted(db: Session, table: Table, values: Sequence[Mapping[str, Any]], key: Any) -> set[int]:
+    """Insert rows, passing over those that stand there already; the ids of the others."""
+    statement = _dialect(db).insert(table).on_conflict_do_nothing()
+    ids = {row[key.key] for row in values}
+    if _dialect(db) is not sqlite:
+        return set(db.execute(statement.returning(key), values).scalars())
+    # One row after the other is the quickest way there, and nobody else writes meanwhile.
+    made: Any = db.connection().execute(statement, values)
+    if made.rowcount == len(values):
+        return ids
+    return set(db.execute(select(key).where(key.in_(ids))).scalars())
+
+
+def _take_in(db: Session, row: models._Mirrored) -> None:
+    """From here on the session writes what is changed in a row that was just inserted."""
+    if instance_state(row).key is None:
+        make_transient_to_detached(row)
+        db.add(row)
 
 
 def _sum_refunds(db: Session, account: models.Account, touched: list[models._Mirrored]) -> None:
@@ -218,21 +262,54 @@ def _sum_refunds(db: Session, account: models.Account, touched: list[models._Mir
     ):
         sums[remote] = sums.get(remote, 0) + (minor or 0)
     for payment in wanted:
+        _take_in(db, payment)
         total = sums.get(payment.remote_id, 0)
         if total and payment.amount_minor:
             payment.refunded_minor = total
             payment.status = "refunded" if total >= payment.amount_minor else "partially_refunded"
 
 
+def _begin(row: models._Mirrored, record: Record, as_of: datetime) -> tuple[None, str]:
+    """`_merge` for a row of which nothing is known yet: every word is the newest."""
+    stamp, values, knows = _microseconds(as_of), row.__dict__, record.knows
+    stamps: dict[str, int] = {}
+    is_whole = True
+    for name, column in _written_as(type(record), type(row)):
+        value = getattr(record, name)
+        if (knows is not None and name not in knows) or (name == "status" and value is None):
+            stamps[name], is_whole = -1, False
+            continue
+        stamps[name] = stamp
+        if column is not None:
+            values[column] = value
+            continue
+        for one, content in _columns(name, value).items():
+            if one in values:
+                values[one] = content
+    values["stamps"] = {"*": stamp} if is_whole else _compact(stamps)
+    values["placed_at"] = values["created_at"] or as_of
+    return None, values.get("status", "")
+
+
+@cache
+def _written_as(sort: type[Record], model: type[models._Mirrored]) -> tuple[tuple[str, str | None], ...]:
+    """The fields of a record, and for those that are written as they are, their column."""
+    known = _defaults(model)
+    plain = {name: _RENAMED.get(name, name) for name in _told_by(sort) if name not in _COMPOUND}
+    return tuple((name, one if (one := plain.get(name)) in known else None) for name in _told_by(sort))
+
+
 def _merge(
-    row: models._Mirrored, is_new: bool, record: Record, as_of: datetime, fetched: bool = True
+    row: models._Mirrored, record: Record, as_of: datetime, fetched: bool = True
 ) -> tuple[str | None, str]:
-    """Put what a record says into its row; the status before (None: it is new) and after."""
-    before = None if is_new else getattr(row, "status", None)
+    """Put what a record says into its row; the status before and after."""
+    before = getattr(row, "status", None)
     known = _defaults(type(row))
     stamp = _microseconds(as_of)
     names = _told_by(type(record))
-    stamps = {name: row.stamps.get(name, row.stamps.get("*", -1)) for name in names}
+    said_at = row.stamps
+    usual = said_at.get("*", -1)
+    stamps = {name: said_at.get(name, usual) for name in names}
     doubtful = _brings_back(row, record, stamp) and not fetched
     _note(row, record, as_of, fetched, doubtful)
     for name in names:
@@ -432,6 +509,13 @@ def _dialect(db: Session) -> Any:
     return postgresql if db.get_bind().dialect.name == "postgresql" else sqlite
 
 
+# Fields of records that are more than one column, or are written in another way than they are said.
+_COMPOUND = frozenset(
+    {"amount", "tax", "discount", "refunded", "due", "interval", "next_payment", "failure", "method"}
+    | {"pending_change", "lines", "email"}
+)
+
+
 def _columns(name: str, value: Any) -> dict[str, Any]:
     """A field of a record as the columns that hold it."""
     if name in ("amount", "tax", "discount", "refunded", "due"):
@@ -456,7 +540,7 @@ def _columns(name: str, value: Any) -> dict[str, Any]:
             "failure_reason": value.reason if value else None,
         }
     if name == "method":
-        return {"method": asdict(value) if value else None}
+        return {"method": {one: getattr(value, one) for one in _METHOD} if value else None}
     if name == "pending_change":
         return {"pending_change": _plain(asdict(value)) if value else None}
     if name == "lines":
@@ -626,14 +710,17 @@ def _owners_of(
 ) -> dict[str, int]:
     if not remote_ids:
         return {}
-    found = db.execute(
-        select(col(model.remote_id), col(model.customer_id)).where(
-            col(model.account_id) == account.id,
-            col(model.remote_id).in_(remote_ids),
-            col(model.customer_id).is_not(None),
-        )
+    asked = {"account": account.id, "remotes": list(remote_ids)}
+    return {one.remote_id: one.customer_id for one in db.execute(_owned(model), asked)}
+
+
+@cache
+def _owned(model: type[models._Mirrored]) -> Any:
+    return select(col(model.remote_id), col(model.customer_id)).where(
+        col(model.account_id) == bindparam("account"),
+        _in(model.remote_id, "remotes"),
+        col(model.customer_id).is_not(None),
     )
-    return {remote: customer_id for remote, customer_id in found if customer_id is not None}
 
 
 def _people(db: Session, account: models.Account, wanted: Mapping[str, str | None]) -> dict[str, int]:
@@ -643,16 +730,10 @@ def _people(db: Session, account: models.Account, wanted: Mapping[str, str | Non
     names_of = {one: name for one, name in wanted.items() if not table.is_placeholder(one)}
     if not names_of:
         return {}
-    row = models.Customer
-    known = (
-        select(col(row.email), col(row.id), col(row.name))
-        .where(col(row.portal_id) == account.portal_id, col(row.email).in_(names_of))
-        .order_by(col(row.email))
-    )
-    found = {one.email: one for one in db.execute(known)}
+    found = {one.email: one for one in db.execute(_known(), _asked(account, names_of))}
     if missing := sorted(set(names_of) - set(found)):
         customers(db, account.portal_id, {one: names_of[one] for one in missing})
-        found = {one.email: one for one in db.execute(known)}
+        found |= {one.email: one for one in db.execute(_known(), _asked(account, missing))}
     named = [
         (one.id, address, name)
         for address, one in found.items()
@@ -661,17 +742,34 @@ def _people(db: Session, account: models.Account, wanted: Mapping[str, str | Non
     if named:
         names.rename(db, account.portal_id, named)
     ids = {address: one.id for address, one in found.items()}
-    join = models.Join
-    joins = db.execute(
-        select(col(join.from_id), col(join.into_id)).where(
-            col(join.portal_id) == account.portal_id,
-            col(join.from_id).in_(ids.values()),
-            col(join.proved_at).is_not(None),
-            col(join.undone_at).is_(None),
-        )
-    )
+    joins = db.execute(_joins(), {"portal": account.portal_id, "people": list(ids.values())})
     into = {one.from_id: one.into_id for one in joins}
     return {address: into.get(one, one) for address, one in ids.items()}
+
+
+def _asked(account: models.Account, addresses: Collection[str]) -> dict[str, Any]:
+    return {"portal": account.portal_id, "addresses": sorted(addresses)}
+
+
+@cache
+def _known() -> Any:
+    row = models.Customer
+    return (
+        select(col(row.email), col(row.id), col(row.name))
+        .where(col(row.portal_id) == bindparam("portal"), _in(row.email, "addresses"))
+        .order_by(col(row.email))
+    )
+
+
+@cache
+def _joins() -> Any:
+    row = models.Join
+    return select(col(row.from_id), col(row.into_id)).where(
+        col(row.portal_id) == bindparam("portal"),
+        _in(row.from_id, "people"),
+        col(row.proved_at).is_not(None),
+        col(row.undone_at).is_(None),
+    )
 
 
 def owner(db: Session, account: models.Account, row: models._Mirrored) -> int | None:
@@ -708,8 +806,7 @@ def customers(db: Session, portal_id: int, wanted: Mapping[str, str | None]) -> 
     ids = {one: new_id() for one in sorted(wanted)}
     more = {"portal_id": portal_id, "created_at": clock.now(), "keyed": True}
     rows = [{"id": ids[one], "email": one, "name": wanted[one], **more} for one in ids]
-    statement = _dialect(db).insert(table).on_conflict_do_nothing().returning(table.c.id)
-    made = set(db.execute(statement, rows).scalars())
+    made = _inserted(db, table, rows, table.c.id)
     names.write_new(db, portal_id, [(ids[one], one, wanted[one]) for one in ids if ids[one] in made])
 
 

@@ -10,7 +10,7 @@ from typing import TextIO
 
 from sqlalchemy.orm import Session
 
-from portal import clock, imports, models, upkeep, work
+from portal import clock, imports, models, upkeep, walls, work
 from portal.db import Database
 from portal.gateways import facts
 from portal.ids import id_text
@@ -28,7 +28,7 @@ async def read_in(
 ) -> int:
     """Read an account in, or look on where a worker does; the status to exit with. Raises RuntimeError with a sentence
     where it is not clear which account is meant, or it lists nothing."""
-    database = Database(settings.database_url, threads=4)
+    database = Database(settings.database_url, threads=4, outside=walls.EVERYTHING)
     importer = Importer(
         settings, database, Vault(settings.master_keys.get_secret_value()), work.after_page, slice_s=5.0
     )

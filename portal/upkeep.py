@@ -3,6 +3,7 @@
 import contextlib
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +14,27 @@ from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 from sqlmodel import col
 
-from portal import clock, imports, merchants, models, reconcile, requests, sheetfile, sheetrows, sheets, work
+from portal import (
+    clock,
+    imports,
+    merchants,
+    models,
+    objects,
+    reconcile,
+    requests,
+    sheetfile,
+    sheetrows,
+    sheets,
+    store,
+    walls,
+    work,
+)
 from portal.connect import open_gateway
 from portal.db import Database
 from portal.gateways import facts
 from portal.gateways.base import GatewayError, Pace, Snapshot
 from portal.ids import id_text, parse_id
-from portal.settings import Settings
+from portal.settings import Settings, trouble_with_store
 from portal.vault import Vault
 
 BATCH = 100
@@ -153,7 +168,7 @@ def merchants_text(settings: Settings) -> str:
 
 async def reconcile_account(settings: Settings, named: str, fix: bool) -> reconcile.Result:
     """Compare an account with its processor, and keep how many differences there were."""
-    database = Database(settings.database_url, threads=2)
+    database = Database(settings.database_url, threads=2, outside=walls.EVERYTHING)
     try:
         account = await database.read(find_account, named)
         gateway = open_gateway(
@@ -247,7 +262,7 @@ def answer(settings: Settings, slug: str | None, reference: str, status: str, se
 
 
 def _with_database(settings: Settings, do: Callable[[Database], _Result]) -> _Result:
-    database = Database(settings.database_url, threads=1)
+    database = Database(settings.database_url, threads=1, outside=walls.EVERYTHING)
     try:
         return do(database)
     finally:
@@ -312,6 +327,8 @@ def import_file(
 ) -> int:
     """Take a file in and go through it at once; the exit status. The same as on the page, and it is listed there."""
 
+    place = store.open_store(settings)
+
     def run(database: Database) -> int:
         portal_id, account_id = database.write_now(_where, slug, chosen.account)
         if chosen.own and account_id is None:
@@ -319,17 +336,35 @@ def import_file(
         try:
             with path.open("rb") as file:
                 own_of = account_id if chosen.own else None
-                sheet_id = sheets.take(database, portal_id, file, path.name, "command line", own_of)
+                sheet_id = sheets.take(database, portal_id, file, path.name, "command line", own_of, place)
             number = database.write_now(_begin, portal_id, sheet_id, account_id, chosen, only_try)
+            _go_through(database, place, sheet_id, number)
         except (sheetfile.Unreadable, sheets.Refused) as error:
             raise RuntimeError(str(error)) from None
         except OSError as error:
             raise RuntimeError(f"{path}: {error.strerror}") from None
-        while database.write_now(sheets.step, sheet_id, number, clock.now()):
-            pass
+        except store.StoreDown as error:
+            raise RuntimeError(f"The store does not answer ({error}). Run it again later.") from None
         return _told(database, portal_id, sheet_id, only_try, problems)
 
     return _with_database(settings, run)
+
+
+def _go_through(database: Database, place: store.Store | None, sheet_id: int, number: int) -> None:
+    parts = sheets.NOTHING
+    while True:
+        try:
+            if not database.write_now(sheets.step, sheet_id, number, clock.now(), parts):
+                return
+        except sheets.NotFetched:
+            try:
+                parts = sheets.fetched(database, place, sheet_id, number)
+            except store.Lost:
+                database.write_now(sheets.give_up, sheet_id, number, clock.now())
+            except store.StoreDown:
+                database.write_now(sheets.give_up, sheet_id, number, clock.now())
+                database.write_now(_let_go, sheet_id)
+                raise
 
 
 def _where(db: Session, slug: str, label: str | None) -> tuple[int, int | None]:
@@ -385,5 +420,42 @@ def _told(database: Database, portal_id: int, sheet_id: int, only_try: bool, pro
                 typer.echo(f"line {one.line}: {one.column}: {one.sentence}", err=True)
     if sheet.error:
         typer.echo(f"portal: {sheet.error}", err=True)
-    database.write_now(lambda db: sheets.empty(db, db.get_one(models.Sheet, sheet_id), clock.now()))
+    database.write_now(_let_go, sheet_id)
     return 1 if sheet.refused or sheet.error else 0
+
+
+def _let_go(db: Session, sheet_id: int) -> None:
+    sheets.empty(db, db.get_one(models.Sheet, sheet_id), clock.now())
+
+
+# Where documents and files lie
+
+
+def move_store(settings: Settings, source: str) -> int:
+    """Bring them to where the settings say; the exit status."""
+    if source and (trouble := trouble_with_store(source)):
+        raise RuntimeError(f"--from: {trouble}.")
+    place = store.open_store(settings)
+    before = store.store_at(source, settings) if source else None
+    return _counted(settings, place, lambda database: objects.move(database, place, before))
+
+
+def check_store(settings: Settings) -> int:
+    """Read all of them; the exit status."""
+    place = store.open_store(settings)
+    return _counted(settings, place, lambda database: objects.check(database, place))
+
+
+def _counted(
+    settings: Settings, place: store.Store | None, do: Callable[[Database], Counter[objects.Became]]
+) -> int:
+    try:
+        found = _with_database(settings, do)
+    except store.StoreDown as error:
+        raise RuntimeError(f"The store does not answer ({error}). Run it again; nothing is lost.") from None
+    names: tuple[objects.Became, ...] = ("moved", "there", "missing", "damaged")
+    where = place.place if place else "the database"
+    typer.echo(
+        f"{where}: " + ", ".join(f"{name} {found[name]}" for name in names if found[name] or name == "there")
+    )
+    return 1 if found["missing"] or found["damaged"] else 0

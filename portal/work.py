@@ -35,6 +35,7 @@ from portal import (
     merchants,
     models,
     names,
+    objects,
     outage,
     outgoing,
     passkeys,
@@ -43,7 +44,9 @@ from portal import (
     rescue,
     retention,
     sheets,
+    store,
     sync,
+    walls,
     webhooks,
 )
 from portal.connect import Disconnected, open_gateway
@@ -66,7 +69,7 @@ MOST_OF_ACCOUNT, MOST_OF_PROCESSOR = 8, 16
 MOST_SLOW, SLOW_S = 3, 3.0
 AWAY = 24  # of each kind below at a time
 # These wait for servers of merchants', or take long; nothing else waits for them.
-ASIDE = ("deliver", "domain_look", "find_person", "backfill", "sync", "night")
+ASIDE = ("deliver", "domain_look", "find_person", "backfill", "sync", "night", "unstore", "sweep_store")
 LOCK = timedelta(seconds=15)  # so long after a worker died, what it had in hand is free
 RENEW_S = 4.0
 LONGEST_S = 3600.0  # for one job
@@ -79,6 +82,7 @@ ASKED_AT_SIGN_IN = 20  # subscriptions
 KEEP_JOBS = timedelta(days=14)
 STILL_NEWS = timedelta(days=2)  # that a payment failed which was not known before
 SHEET_S = 1.0  # of a file's rows in one go
+STORE_S = 30.0  # after which rows are asked for again that the store did not give
 MOST_CHANGES = 50  # that are noted on an event
 
 _wake: asyncio.Event | None = None
@@ -102,6 +106,7 @@ class Claimed:
     account_id: int | None
     processor: str | None
     since: float  # by this process's own clock
+    within: int | None = None  # the portal in whose walls it is carried out
 
 
 class Again(Exception):
@@ -125,6 +130,7 @@ class Worker:
         self.settings = settings
         self.database = database
         self.vault = Vault(settings.master_keys.get_secret_value())
+        self.store = store.open_store(settings)
         self._stop = False
         self.at_work = asyncio.Lock()  # held while a batch is taken
         self._handlers: dict[str, Callable[[dict[str, Any]], Awaitable[None]]] = {
@@ -147,6 +153,8 @@ class Worker:
             "night": partial(self._keep, keeping.night),
             "check": self._check,
             "sheet": self._sheet,
+            "unstore": self._unstore,
+            "sweep_store": self._sweep_store,
         }
         self.importer = imports.Importer(settings, database, self.vault, after_page)
         self._hands: set[asyncio.Task[None]] = set()
@@ -161,6 +169,10 @@ class Worker:
 
     async def run(self) -> None:
         """Work until stopped."""
+        with walls.wide("worker"):
+            await self._run()
+
+    async def _run(self) -> None:
         global _wake, _loop
         _wake, _loop = asyncio.Event(), asyncio.get_running_loop()
         last_beat = last_sweep = None
@@ -181,6 +193,7 @@ class Worker:
                     await self.database.write(_sweep, now)
                     await retention.sweep(self.database, now)
                     await names.sweep(self.database)
+                    await objects.keep_house(self.database, self.store, now)
                 async with self.at_work:
                     done = len(await self._take())
             except DBAPIError as error:
@@ -204,7 +217,8 @@ class Worker:
     async def once(self) -> int:
         """Carry out one batch of what is due; how many jobs it was."""
         before = set(self._hands)
-        batch = await self._take()
+        with walls.wide("worker"):
+            batch = await self._take()
         await asyncio.gather(*(self._hands - before))
         return len(batch)
 
@@ -289,7 +303,8 @@ class Worker:
             if job.deaths > DEATHS:
                 raise Deadly
             async with asyncio.timeout(LONGEST_S):
-                await handler(job.payload)
+                with walls.within(job.within) if job.within else walls.wide("worker"):
+                    await handler(job.payload)
         except Again as again:
             await self.database.write(postpone, job, clock.now() + timedelta(seconds=again.seconds))
         except Deadly as error:
@@ -315,6 +330,10 @@ class Worker:
 
     async def _mails(self, jobs: list[Claimed]) -> None:
         """All mails of a batch, over one connection; each is written down as sent as soon as it is taken."""
+        for job in jobs:
+            if job.deaths > DEATHS:
+                await self.database.write(retry, job, str(Deadly()), clock.now(), True)
+        jobs = [job for job in jobs if job.deaths <= DEATHS]
         noted: set[int] = set()
 
         async def taken(number: int) -> None:
@@ -329,8 +348,8 @@ class Worker:
 
         last = {number for number, job in enumerate(jobs) if job.attempts >= TRIES}
         wanted = [(job.kind, job.payload) for job in jobs]
-        ids = [job.id for job in jobs]
-        results = await letters.send(self.database, self.settings, wanted, last, ids, taken)
+        ids, homes = [job.id for job in jobs], [job.within for job in jobs]
+        results = await letters.send(self.database, self.settings, wanted, last, ids, taken, homes)
         for number, (job, result) in enumerate(zip(jobs, results, strict=True)):
             if number in noted:
                 continue
@@ -477,9 +496,32 @@ class Worker:
     async def _sheet(self, payload: dict[str, Any]) -> None:
         """Rows of a merchant's file, for a second at a time: others' work is not to wait behind a long one."""
         began = time.monotonic()
-        while await self.database.write(sheets.step, payload["sheet"], payload["run"], clock.now()):
-            if self._stop or time.monotonic() - began >= SHEET_S:
+        which = payload["sheet"], payload["run"]
+        parts = sheets.NOTHING
+        more = True
+        while more:
+            try:
+                more = await self.database.write(sheets.step, *which, clock.now(), parts)
+            except sheets.NotFetched:
+                places = await self.database.read(sheets.next_parts, *which)
+                try:
+                    parts = await store.ask(sheets.read_parts, self.store, *places)
+                except store.StoreDown:
+                    raise Again(STORE_S) from None
+                except store.Lost:
+                    await self.database.write(sheets.give_up, *which, clock.now())
+                    return
+            if more and (self._stop or time.monotonic() - began >= SHEET_S):
                 raise Again(0)
+
+    async def _unstore(self, payload: dict[str, Any]) -> None:
+        """An object whose row has gone."""
+        if self.store is not None:
+            await store.ask(self.store.delete, payload["key"])
+
+    async def _sweep_store(self, _payload: dict[str, Any]) -> None:
+        if self.store is not None:
+            await objects.sweep(self.database, self.store, clock.machine())
 
     async def _deliver(self, payload: dict[str, Any]) -> None:
         again = payload.get("again", False)
@@ -544,14 +586,14 @@ def claim(
             col(models.Job.attempts),
             col(models.Job.account_id),
             col(models.Job.deaths),
+            col(models.Job.within),
         )
         .execution_options(synchronize_session=False)
     ).all()
     asked = {one.account_id for one in taken if one.account_id is not None}
-    names = db.execute(
-        select(col(models.Account.id), col(models.Account.processor)).where(col(models.Account.id).in_(asked))
-    )
-    processor_of = {found.id: found.processor for found in names} if asked else {}
+    of = models.Account
+    known = select(col(of.id), col(of.processor), col(of.portal_id)).where(col(of.id).in_(asked))
+    accounts_asked = {found.id: found for found in db.execute(known)} if asked else {}
     since = time.monotonic()
     return [
         Claimed(
@@ -562,10 +604,12 @@ def claim(
             token,
             one.deaths,
             one.account_id,
-            processor_of.get(one.account_id),
+            found.processor if found else None,
             since,
+            one.within or (found.portal_id if found else None),
         )
         for one in taken
+        for found in [accounts_asked.get(one.account_id)]
     ]
 
 

@@ -1,5 +1,6 @@
 """For all tests: nothing but loopback is reached, and no test inherits another's clock or open breaker."""
 
+import os
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -10,8 +11,12 @@ from pytest_socket import socket_allow_hosts
 from portal import clock
 from portal.gateways import http
 from tests.postgres import programs
+from tests.shared import share
 
 SHARED = Path(__file__).parents[2] / "shared"  # specifications and samples, where somebody has them
+
+
+share()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -33,6 +38,17 @@ def pytest_report_header(config: pytest.Config) -> str:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Browser tests last: once Playwright has begun, its event loop runs in this thread, where no other can then."""
     items.sort(key=lambda item: "e2e" in item.path.parts)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_folder() -> Iterator[None]:
+    """Settings without a database of their own would have a folder beside whatever runs the tests."""
+    before = os.environ.get("PORTAL_STORE")
+    os.environ["PORTAL_STORE"] = "database"
+    yield
+    os.environ.pop("PORTAL_STORE")
+    if before is not None:
+        os.environ["PORTAL_STORE"] = before
 
 
 @pytest.fixture(autouse=True)

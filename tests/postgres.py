@@ -20,6 +20,7 @@ exec 3<&0
 { read -r _ <&3; kill -INT $server 2>/dev/null; } &
 wait $server
 """
+APP = "portal_app"
 # PostgreSQL refuses to run as root; Debian's package brings a user for it.
 _USER = "postgres" if os.geteuid() == 0 else None
 _SETTINGS = {
@@ -74,6 +75,10 @@ class Server:
     def url(self, database: str = "postgres") -> str:
         return f"postgresql://portal:{self._password}@127.0.0.1:{self.port}/{database}"
 
+    def app_url(self, database: str = "postgres") -> str:
+        """As a role that owns nothing and for which row-level security holds: the portal's own, as it should be run."""
+        return f"postgresql://{APP}:{self._password}@127.0.0.1:{self.port}/{database}"
+
     def create(self, database: str, template: str = "template1") -> str:
         """A new database; gives its address."""
         with psycopg.connect(self.url(), autocommit=True) as connection:
@@ -111,6 +116,8 @@ class Server:
                     group=_USER,
                 )
             if self._answers():
+                with psycopg.connect(self.url(), autocommit=True) as connection:
+                    connection.execute(f"CREATE ROLE {APP} LOGIN CREATEDB PASSWORD '{self._password}'")
                 return
             self._stop()
         raise RuntimeError(f"PostgreSQL did not start: {(self._folder / 'log').read_text()}")

@@ -413,6 +413,11 @@ class Gateway:
         """The base address of a host of the facts, without a slash at the end."""
         return self.addresses.get(host, f"https://{host}")
 
+    def foretold(self, wish: str, ref: Ref) -> str:
+        """What the merchant should know of a call (by its method's name), as in `Snapshot.tell`, where that is known
+        before. It is kept first, so that it is told too where the answer is lost and the effect is found by looking."""
+        return ""
+
     async def aclose(self) -> None:
         """Let go of connections."""
 

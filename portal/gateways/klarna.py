@@ -263,8 +263,13 @@ class Adapter(base.Gateway):
             after = await self.fetch(replace(ref, known=replace(was, raw_status=ACCEPTED)))
         except Unavailable as error:
             raise Unavailable(error.customer, error.hint, error.retry_after, sent=True) from error
-        tell = f"{told.called(ref)} was cancelled and its Klarna token ended: end it in your own billing as well."
-        return replace(after, tell=tell)
+        return replace(after, tell=self.foretold("cancel_now", ref))
+
+    def foretold(self, wish: str, ref: Ref) -> str:
+        """The shop's own billing goes on."""
+        if wish != "cancel_now":
+            return ""
+        return f"{told.called(ref)} was cancelled and its Klarna token ended: end it in your own billing as well."
 
     async def _end(self, token: str) -> None:
         """The answer is a 202 with a sentence in place of JSON."""

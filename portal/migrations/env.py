@@ -47,7 +47,7 @@ def run() -> None:
     context.configure(
         connection=connection,
         transaction_per_migration=connection.dialect.name != "sqlite",
-        on_version_apply=_note_floor,
+        on_version_apply=_note_floor,  # type: ignore[arg-type]  # it is called by keywords
         target_metadata=models.metadata,
         render_as_batch=True,
         render_item=_plain,

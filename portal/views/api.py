@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Match
 
-from portal import api, clock, openapi, shapes, work
+from portal import api, clock, openapi, shapes, walls, work
 from portal.api import Problem, Wrong
 from portal.openapi import BASE, Operation
 
@@ -89,9 +89,11 @@ async def _caller(request: Request, limits: dict[str, str]) -> api.Caller:
     database = request.app.state.database
     found: api.Caller | None = None
     if kind.lower() == "bearer":
-        found = await database.read(api.caller, text.strip()[:100])
+        with walls.wide("api key"):
+            found = await database.read(api.caller, text.strip()[:100])
     if found is None:
         raise Problem("unauthorized", _NO_KEY, headers={"WWW-Authenticate": 'Bearer realm="Portal"'})
+    walls.narrow(found.portal_id)
     use: api.Use = await database.write(api.count, found.key_id, clock.now())
     limits["RateLimit-Limit"] = str(api.PER_MINUTE)
     limits["RateLimit-Remaining"] = str(max(0, use.left))

@@ -7,7 +7,7 @@ from sqlalchemy.orm import Session
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from portal import clock, models, work
+from portal import clock, models, walls, work
 from portal.migrate import serves
 
 SILENT = timedelta(seconds=60)
@@ -22,7 +22,8 @@ async def ready(request: Request) -> Response:
     """The database is there and migrated, and a worker has drawn breath; 503 with the reasons where not."""
     database = request.app.state.database
     try:
-        beat, waiting, seconds = await database.read(_state)
+        with walls.wide("health"):
+            beat, waiting, seconds = await database.read(_state)
         serving = serves(database)
     except DBAPIError:
         return JSONResponse({"status": "no", "problems": ["the database does not answer"]}, 503)

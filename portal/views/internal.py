@@ -8,7 +8,7 @@ from time import monotonic
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
-from portal import tenancy
+from portal import tenancy, walls
 from portal.middleware import parse_host
 from portal.settings import Settings
 
@@ -49,7 +49,8 @@ async def _is_served(request: Request, host: str) -> bool:
     settings: Settings = request.app.state.settings
     if host == settings.admin_host:
         return True
-    served: bool = await request.app.state.database.read(tenancy.is_served, host, settings.base_domain)
+    with walls.wide("host"):
+        served: bool = await request.app.state.database.read(tenancy.is_served, host, settings.base_domain)
     return served
 
 

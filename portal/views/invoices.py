@@ -12,6 +12,7 @@ from portal import invoices, render
 from portal.gateways.base import Document
 from portal.login import signed_in
 from portal.pdf import NotMade, press
+from portal.store import Lost, StoreDown
 from portal.texts import gettext as _
 
 log = structlog.get_logger()
@@ -45,7 +46,8 @@ def _none(request: Request, why: str) -> Response:
 
 async def _ours(request: Request, wanted: invoices.Asked) -> Document:
     try:
-        document = await invoices.ours(request.app.state.database, press(), wanted)
+        state = request.app.state
+        document = await invoices.ours(state.database, press(), wanted, state.store)
     except NotMade as error:
         log.error("a document was not made", payment=wanted.payment.id, why=str(error))
         sentence = (
@@ -54,6 +56,16 @@ async def _ours(request: Request, wanted: invoices.Asked) -> Document:
             else _("The receipt can't be made right now. Try again in a minute.")
         )
         raise HTTPException(503, sentence, headers={"Retry-After": "60"}) from None
+    except StoreDown:
+        sentence = _("The file can't be fetched right now. Nothing is lost; try again in a minute.")
+        raise HTTPException(503, sentence, headers={"Retry-After": "60"}) from None
+    except Lost:
+        log.error("a document can't be read back as it was issued", payment=wanted.payment.id)
+        shop = request.state.portal
+        sentence = _(
+            "This file can't be read back as it was issued. Write to {support}: {shop} can help."
+        ).format(support=shop.support_email, shop=shop.name)
+        raise HTTPException(500, sentence) from None
     if document is None:
         raise HTTPException(404)
     return document

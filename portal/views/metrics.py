@@ -7,14 +7,15 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from portal import clock, metrics
+from portal import clock, metrics, walls
 from portal.views.internal import is_this_machine
 
 
 async def show(request: Request) -> Response:
     if not _may_read(request):
         raise HTTPException(404)
-    told = await request.app.state.database.read(metrics.exposition, clock.now())
+    with walls.wide("metrics"):
+        told = await request.app.state.database.read(metrics.exposition, clock.now())
     return Response(told, headers={"Content-Type": CONTENT_TYPE_LATEST, "Cache-Control": "no-store"})
 
 

@@ -5,7 +5,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
-from portal import clock, models, webhooks, work
+from portal import clock, models, walls, webhooks, work
 from portal.connect import open_gateway
 from portal.gateways.base import BadSignature, Event, Unavailable
 
@@ -15,9 +15,11 @@ async def receive(request: Request) -> Response:
     headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in request.headers.raw]
     state = request.app.state
     try:
-        account = await state.database.read(webhooks.account_by_token, request.path_params["token"])
+        with walls.wide("webhook"):
+            account = await state.database.read(webhooks.account_by_token, request.path_params["token"])
         if account is None:
             return PlainTextResponse("No such address.", 404)
+        walls.narrow(account.portal_id)
         if account.disconnected_at is not None:
             return PlainTextResponse("This account is no longer connected here.", 410)
         events = await _proved(request, account, headers, body)

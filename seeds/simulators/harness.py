@@ -6,9 +6,9 @@ a situation, and ask what is true. It never imports portal.
 """
 
 import asyncio
-import copy
 import html
 import json
+import pickle
 import random
 import threading
 from collections.abc import Awaitable, Callable, Mapping
@@ -138,7 +138,7 @@ class Harness:
         self._held: list[Delivery] = []
         self._outbox: asyncio.Queue[Delivery] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._saved: dict[str, Any] | None = None
+        self._saved: bytes | None = None
 
     def routes(self) -> list[BaseRoute]:
         """The processor's own paths."""
@@ -239,12 +239,12 @@ class Harness:
 
     def save(self) -> None:
         """Remember the state as it is, for reset()."""
-        self._saved = copy.deepcopy(self.state)
+        self._saved = pickle.dumps(self.state)
 
     def reset(self) -> None:
         """Back to the saved state, mode ok."""
         if self._saved is not None:
-            self.state = copy.deepcopy(self._saved)
+            self.state = pickle.loads(self._saved)
         self.mode = "ok"
         self.calls.clear()
         self.problems.clear()

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urljoin, urlsplit
 
@@ -23,14 +24,15 @@ from portal.db import Database
 from portal.gateways import http
 from portal.gateways.base import Gateway, Ref, Snapshot, SubscriptionRecord
 from portal.ids import id_text
-from portal.migrate import upgrade
 from portal.settings import Settings
 from portal.vault import Vault
 from portal.work import Worker
 from seeds.simulators.harness import Delivery, Harness, Sample, Servers, Situation, simulator
+from tests.shared import migrated_sqlite
 from tests.unit.builders import MASTER_KEY, make_account, make_customer, make_portal, save
 
 HOST = "acme.localhost"
+WAITS = ("READ_S", "TOTAL_S", "PATIENT_S")
 
 
 @dataclass
@@ -136,6 +138,29 @@ class House:
             content=body,
             headers=wire,
         )
+
+    @contextmanager
+    def impatient(self) -> Iterator[None]:
+        """Do not wait long for an answer that is known not to come."""
+        before = [getattr(http, name) for name in WAITS]
+        for name, seconds in zip(WAITS, (0.5, 0.7, 0.7), strict=True):
+            setattr(http, name, seconds)
+        try:
+            yield
+        finally:
+            for name, seconds in zip(WAITS, before, strict=True):
+                setattr(http, name, seconds)
+
+    def until_ended(self, row: models.Subscription, times: int, **delta: float) -> None:
+        """Let time pass step by step, until it is known that a subscription has ended, and a step more: nothing may
+        follow."""
+        for _ in range(times):
+            action = self.action(row)
+            over = action is None or action.phase == "confirmed"
+            over = over and self.row(row.id).status in ("cancelled", "expired")
+            self.later(**delta)
+            if over:
+                return
 
     def later(self, **delta: float) -> None:
         """Move the clock on, let the processor do what falls due, and hear of it."""
@@ -380,7 +405,7 @@ def open_house(processor: str, folder: str, variant: str | None = None) -> Itera
             demo=True,
             simulators={processor: one.address},
         )
-        upgrade(settings.database_url)
+        migrated_sqlite(Path(settings.database_url.removeprefix("sqlite:///")))
         database = Database(settings.database_url, 2)
         samples = [sample for sample in one.samples() if variant in (None, sample.variant)]
         portal = make_portal(database)

@@ -4,6 +4,7 @@ that come twice, late, out of order, forged, or proved with the secret of before
 import asyncio
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from datetime import timedelta
 from typing import Any
 
@@ -143,8 +144,7 @@ def test_an_outage_is_waited_out_and_the_cancel_still_happens_once(house: House,
     assert charges(house, row)
     assert "Checking with" in _card(house, row)
     house.simulator.switch("ok")
-    for _ in range(8):
-        house.later(seconds=40)
+    house.until_ended(row, 8, seconds=40)
     assert house.row(row.id).status in ENDED
     assert not charges(house, row)
     closed = house.action(row)
@@ -156,10 +156,10 @@ def test_an_outage_is_waited_out_and_the_cancel_still_happens_once(house: House,
 def test_a_time_out_after_the_effect_is_unknown_until_it_is_read_back(house: House, processor: str) -> None:
     row = active(house)
     house.simulator.fail_writes = ["timeout_after"]
-    action = cancel(house, row)
+    with house.impatient():
+        action = cancel(house, row)
     assert action.phase in ("checking", "confirmed")
-    for _ in range(6):
-        house.later(seconds=40)
+    house.until_ended(row, 6, seconds=40)
     assert house.row(row.id).status in ENDED
     assert not charges(house, row)
 
@@ -169,14 +169,14 @@ def test_a_time_out_after_the_effect_is_unknown_until_it_is_read_back(house: Hou
 def test_a_busy_processor_is_asked_again_later(house: House, processor: str, fault: str) -> None:
     row = active(house)
     house.simulator.fail_writes = [fault]
-    action = cancel(house, row)
+    with house.impatient() if fault == "drop" else nullcontext():
+        action = cancel(house, row)
     assert action.phase in ("checking", "confirmed"), action.phase
     if action.phase == "checking":
         assert action.lease_until is not None
         wait = (action.lease_until - clock.now()).total_seconds()
         assert wait > 0
-    for _ in range(8):
-        house.later(seconds=60)
+    house.until_ended(row, 8, seconds=60)
     assert house.row(row.id).status in ENDED
 
 
@@ -254,8 +254,7 @@ def test_a_garbage_answer_to_a_cancel_is_read_back(house: House, processor: str,
     house.simulator.fail_writes = [fault]
     action = cancel(house, row)
     assert action.phase in ("checking", "confirmed"), f"{action.phase}: {action.error}"
-    for _ in range(6):
-        house.later(seconds=40)
+    house.until_ended(row, 6, seconds=40)
     assert house.row(row.id).status in ENDED
     assert not charges(house, row)
 

@@ -7,7 +7,7 @@ from playwright.sync_api import Locator, Page, expect
 
 from tests.e2e.conftest import Demo
 from tests.e2e.pages.portal import Portal
-from tests.e2e.pages.signing_in import sign_in
+from tests.e2e.pages.signing_in import sign_in, walk_in
 
 
 def at_subscriptions(
@@ -223,7 +223,9 @@ def test_posts_from_elsewhere_are_refused(page: Page, demo: Demo, headers: dict[
 
 
 def test_without_javascript(no_script: Page, demo: Demo) -> None:
-    portal = at_subscriptions(no_script, demo)
+    walk_in(no_script, demo)
+    portal = Portal(no_script, demo.acme)
+    portal.go("Subscriptions")
     portal.press(portal.card("Monthly coffee box"), "Cancel subscription")
     expect(no_script.get_by_role("heading", name=re.compile("^Cancel Monthly"))).to_be_visible()
     confirm(no_script, "Cancel subscription")

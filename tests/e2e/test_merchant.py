@@ -23,7 +23,7 @@ from playwright.sync_api import Browser, Page, expect
 from portal.demo import Mailbox
 from portal.vault import new_key
 from tests.e2e.conftest import ROOT, Demo, free_port
-from tests.e2e.pages.settings import Settings, sign_in_merchant
+from tests.e2e.pages.settings import Settings, sign_in_merchant, walk_in_merchant
 from tests.e2e.pages.signing_in import SigningIn
 
 WAYS = [(1200, True), (375, True), (1200, False), (375, False)]
@@ -286,7 +286,7 @@ def test_the_preview_follows_what_is_typed(page: Page, demo: Demo) -> None:
 
 
 def test_without_script_everything_is_saved_too(no_script: Page, demo: Demo) -> None:
-    settings = sign_in_merchant(no_script, demo)
+    settings = walk_in_merchant(no_script, demo)
     settings.open(settings.first_portal())
     no_script.get_by_label("Support address").fill("tea@acme.example")
     no_script.get_by_label("Time zone").fill("Mars/Olympus")
@@ -326,7 +326,7 @@ def test_a_passkey_is_added_and_signs_in_by_itself(page: Page, demo: Demo) -> No
             }
         },
     )
-    settings = sign_in_merchant(page, demo)
+    settings = walk_in_merchant(page, demo)
     settings.open("/settings/security")
     page.get_by_role("button", name="Add a passkey").click()
     expect(page.get_by_test_id("passkey")).to_have_count(1)
@@ -342,7 +342,7 @@ def test_a_passkey_is_added_and_signs_in_by_itself(page: Page, demo: Demo) -> No
 
 
 def test_the_sides_share_nothing(page: Page, demo: Demo) -> None:
-    sign_in_merchant(page, demo)
+    walk_in_merchant(page, demo)
     for path in ("/settings", "/sign-in", "/settings/people"):
         answer = page.goto(f"{demo.acme}{path}")
         assert answer is not None

@@ -1,18 +1,15 @@
 """Every page of the merchant's side: axe finds nothing, nothing sticks out sideways, no script is needed to read it."""
 
 import re
-from collections.abc import Iterator
 from typing import Any
 
-import pytest
-from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Page, expect
 
 from tests.e2e.conftest import Demo
+from tests.e2e.pages.looks import Look, clean_in
 from tests.e2e.pages.settings import sign_in_merchant
 from tests.e2e.pages.signing_in import sign_in
 
-axe = Axe()
 OF_PORTAL = (
     *(
         "",
@@ -30,51 +27,25 @@ OF_PORTAL = (
 OF_MERCHANT = ("", "/people", "/security", "/audit", "/doctor", "/confirm", "/portals/new")
 
 
-def clean(page: Page) -> None:
-    results = axe.run(page)
-    found = [f"{one['id']}: {one['nodes'][0]['html'][:200]}" for one in results.response["violations"]]
-    assert found == [], f"{page.url}: {found}"
+LOOKS = (Look(320, "light"), Look(1200, "dark"))
 
 
-def within(page: Page) -> None:
-    """Nothing makes the page scroll sideways."""
-    wide, there = page.evaluate(
-        "[document.documentElement.scrollWidth, document.documentElement.clientWidth]"
-    )
-    assert wide <= there, f"{page.url}: {wide} px wide on {there}"
-
-
-@pytest.fixture(params=[(320, "light"), (1200, "dark")], ids=str)
-def looking(
-    request: pytest.FixtureRequest, browser: Browser, browser_context_args: dict[str, Any]
-) -> Iterator[Page]:
-    width, scheme = request.param
-    context = browser.new_context(
-        **{**browser_context_args, "viewport": {"width": width, "height": 900}, "color_scheme": scheme}
-    )
-    page = context.new_page()
-    page.set_default_timeout(15_000)
-    yield page
-    context.close()
-
-
-def test_every_page_is_clean(looking: Page, demo: Demo) -> None:
-    looking.goto(f"{demo.admin}/sign-in")
-    clean(looking)
-    settings = sign_in_merchant(looking, demo)
+def test_every_page_is_clean(page: Page, demo: Demo) -> None:
+    page.goto(f"{demo.admin}/sign-in")
+    clean_in(page, LOOKS)
+    settings = sign_in_merchant(page, demo)
     site = settings.first_portal()
     for path in [f"/settings{one}" for one in OF_MERCHANT] + [f"{site}{one}" for one in OF_PORTAL]:
-        answer = looking.goto(demo.admin + path)
+        answer = page.goto(demo.admin + path)
         assert answer is not None
         assert answer.status == 200, path
-        expect(looking.get_by_role("heading", level=1)).to_have_count(1)
-        clean(looking)
-        within(looking)
+        expect(page.get_by_role("heading", level=1)).to_have_count(1)
+        clean_in(page, LOOKS, stays_within=True)
 
 
-def test_pages_behind_lists_are_clean(looking: Page, demo: Demo) -> None:
+def test_pages_behind_lists_are_clean(page: Page, demo: Demo) -> None:
     """A customer, an order, an account, an event, each by its link."""
-    settings = sign_in_merchant(looking, demo)
+    settings = sign_in_merchant(page, demo)
     site = settings.first_portal()
     for start, link in (
         ("/customers?q=ana@example.com", re.compile("ana@example.com")),
@@ -82,11 +53,10 @@ def test_pages_behind_lists_are_clean(looking: Page, demo: Demo) -> None:
         ("/events", None),
     ):
         settings.open(site + start)
-        rows = looking.get_by_role("main").get_by_role("table").get_by_role("link")
+        rows = page.get_by_role("main").get_by_role("table").get_by_role("link")
         (rows.filter(has_text=link) if link else rows).first.click()
-        expect(looking.get_by_role("heading", level=1)).to_be_visible()
-        clean(looking)
-        within(looking)
+        expect(page.get_by_role("heading", level=1)).to_be_visible()
+        clean_in(page, LOOKS, stays_within=True)
 
 
 def test_without_script_every_page_reads_the_same(no_script: Page, demo: Demo) -> None:

@@ -5,8 +5,8 @@ import re
 from playwright.sync_api import Page, expect
 
 from tests.e2e.conftest import Demo
+from tests.e2e.pages.looks import clean, within
 from tests.e2e.pages.settings import sign_in_merchant
-from tests.e2e.test_merchant_pages import clean, within
 
 ROWS = """E-Mail;Bestellnummer;Produkt;Betrag;Währung;Datum
 fileuser@example.com;FILE-1;Kaffee;24,00;EUR;04.03.2026

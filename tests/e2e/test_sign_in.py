@@ -9,7 +9,7 @@ from playwright.sync_api import Page, expect
 
 from tests.e2e.conftest import Demo
 from tests.e2e.pages.portal import Portal
-from tests.e2e.pages.signing_in import SigningIn, sign_in
+from tests.e2e.pages.signing_in import SigningIn, walk_in
 
 
 def _link(demo: Demo, email: str) -> str:
@@ -18,7 +18,7 @@ def _link(demo: Demo, email: str) -> str:
 
 
 def test_by_link(page: Page, demo: Demo) -> None:
-    sign_in(page, demo)
+    walk_in(page, demo)
     expect(page.get_by_text("ana@example.com").first).to_be_visible()
 
 
@@ -87,7 +87,7 @@ def test_code_is_worthless_in_another_browser(
 
 
 def test_used_link_says_so_and_offers_a_new_one(page: Page, demo: Demo) -> None:
-    sign_in(page, demo)
+    walk_in(page, demo)
     link = _link(demo, "ana@example.com")
     page.get_by_role("button", name="Sign out").click()
     page.goto(link)
@@ -139,7 +139,7 @@ def test_returns_to_the_page_that_was_asked_for(page: Page, demo: Demo) -> None:
 
 
 def test_sign_out_and_back_shows_nothing(page: Page, demo: Demo) -> None:
-    sign_in(page, demo)
+    walk_in(page, demo)
     page.get_by_role("button", name="Sign out").click()
     expect(page.get_by_label("E-mail")).to_be_visible()
     page.go_back()
@@ -149,9 +149,9 @@ def test_sign_out_and_back_shows_nothing(page: Page, demo: Demo) -> None:
 def test_sign_out_everywhere_ends_the_other_browser(
     page: Page, demo: Demo, other_browser: Callable[[], Page]
 ) -> None:
-    sign_in(page, demo)
+    walk_in(page, demo)
     second = other_browser()
-    sign_in(second, demo)
+    walk_in(second, demo)
     demo.mail("ana@example.com", "new")  # signed in from a new browser
     second.goto(f"{demo.acme}/customers/sessions")
     second.get_by_role("button", name=re.compile("everywhere", re.I)).click()

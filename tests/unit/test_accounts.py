@@ -29,6 +29,7 @@ from tests.unit.builders import (
     make_subscription,
     save,
 )
+from tests.unit.plans import plan, sorts, uses, wholes
 
 SECRET = "sk_test_CanarySecret0000000001"
 WEBHOOK = "whsec_CanaryWebhook00001"
@@ -51,7 +52,7 @@ def person_of(portal: models.Portal, session: int = 7, role: merchants.Role = "o
 
 
 def rows(database: Database, model: Any) -> list[Any]:
-    return database.read_now(lambda db: list(db.execute(select(model)).scalars()))
+    return database.read_now(lambda db: list(db.execute(select(model).order_by(model.id)).scalars()))
 
 
 def again(database: Database, account: models.Account) -> models.Account:
@@ -422,6 +423,7 @@ class House:
         return found
 
 
+@pytest.mark.usefixtures("sqlite_only")
 def test_the_worker_asks_until_somebody_answers(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     house = House(database, monkeypatch)
     account = connect(database, make_portal(database), health=None)
@@ -683,17 +685,18 @@ def test_an_event_that_comes_once_more_is_noted(database: Database) -> None:
 
 
 def add_event(database: Database, account: models.Account, minutes: int, **fields: Any) -> models.Event:
-    return save(  # type: ignore[no-any-return]
-        database,
-        models.Event(
-            portal_id=account.portal_id,
-            account_id=account.id,
-            event_id=f"evt_{minutes}",
-            type="thing.changed",
-            headers=[],
-            received_at=clock.now() - timedelta(minutes=minutes),
-            **fields,
-        ),
+    return save(database, event_of(account, minutes, **fields))  # type: ignore[no-any-return]
+
+
+def event_of(account: models.Account, minutes: int, **fields: Any) -> models.Event:
+    return models.Event(
+        portal_id=account.portal_id,
+        account_id=account.id,
+        event_id=f"evt_{minutes}",
+        type="thing.changed",
+        headers=[],
+        received_at=clock.now() - timedelta(minutes=minutes),
+        **fields,
     )
 
 
@@ -718,21 +721,17 @@ def test_the_list_shows_each_account_with_its_last_event(database: Database) -> 
 
 def test_the_newest_event_is_one_step_into_the_index(database: Database) -> None:
     portal = make_portal(database)
+    for _ in range(4):
+        account = make_account(database, portal, "stripe", KEYS)
+        events = [event_of(account, minutes) for minutes in range(100)]
+        database.write_now(lambda db, events=events: db.add_all(events))  # type: ignore[misc]
     statement = select(models.Account.id, accounts._last_event_at()).where(  # type: ignore[call-overload]
         models.Account.portal_id == portal.id
     )
-    assert "ix_event_account" in database.write_now(plan, statement)  # SET LOCAL needs a transaction
-
-
-def plan(db: Session, statement: Any) -> str:
-    """The plan of a statement; of PostgreSQL's, as it is for a table that is not empty."""
-    if db.connection().dialect.name == "postgresql":
-        db.connection().exec_driver_sql("SET LOCAL enable_seqscan = off")
-        word = "EXPLAIN"
-    else:
-        word = "EXPLAIN QUERY PLAN"
-    compiled = statement.compile(db.get_bind(), compile_kwargs={"literal_binds": True})
-    return "\n".join(str(row[-1]) for row in db.connection().exec_driver_sql(f"{word} {compiled}"))
+    lines = plan(database, statement)
+    assert uses(lines, "ix_event_account"), lines
+    assert not wholes(lines), lines
+    assert not sorts(lines), lines
 
 
 def test_last_events_say_how_they_stand(database: Database) -> None:

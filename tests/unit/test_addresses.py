@@ -65,13 +65,6 @@ class Person(Browser):
 
 
 @pytest.fixture
-def sqlite_only(request: pytest.FixtureRequest) -> None:
-    """For what does not depend on the database."""
-    if request.node.callspec.params["database"] != "sqlite":
-        pytest.skip("what is shown here does not depend on the database; the run on SQLite shows it")
-
-
-@pytest.fixture
 def portal(database: Database) -> models.Portal:
     return make_portal(database)
 

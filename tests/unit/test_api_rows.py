@@ -31,7 +31,8 @@ def post(app: App, *rows: dict[str, Any], **more: Any) -> Any:
 
 
 def rows(shop: Shop, model: Any, *where: Any) -> list[Any]:
-    return list(shop.database.read_now(lambda db: db.execute(select(model).where(*where)).scalars().all()))
+    wanted = select(model).where(*where).order_by(model.id)
+    return list(shop.database.read_now(lambda db: db.execute(wanted).scalars().all()))
 
 
 def test_each_row_is_taken_or_refused_by_itself(acme: Shop) -> None:

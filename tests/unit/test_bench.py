@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 def test_tabs_runs_small(db: str) -> None:
     if db == "postgresql" and programs() is None:
         pytest.skip("no PostgreSQL here")
-    command = "-m bench.tabs --rows 2000 --rounds 2 --requests 60 --without-django --json --db"
+    command = "-m bench.tabs --rows 1000 --rounds 1 --requests 30 --without-django --json --db"
     done = subprocess.run(
         [sys.executable, *command.split(), db], cwd=ROOT, capture_output=True, text=True, timeout=300
     )
@@ -26,7 +26,7 @@ def test_tabs_runs_small(db: str) -> None:
     found = json.loads(done.stdout.splitlines()[-1])
     assert set(found) == {db}
     measured = found[db]
-    assert measured["rows"] == 2000
+    assert measured["rows"] == 1000
     assert measured["bare_cpu_us"] > 0
     assert measured["tab_cpu_us"] > 0
     assert measured["vs_bare"] == pytest.approx(measured["tab_cpu_us"] / measured["bare_cpu_us"], abs=0.02)

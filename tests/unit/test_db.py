@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 
 from portal import models
 from portal.db import OLDEST_SQLITE, Database, refuse_old_sqlite
+from tests.shared import DURABLE
 from tests.unit.builders import NOW, make_portal
 
 
@@ -46,7 +47,10 @@ def sqlite(empty_sqlite: Path, tmp_path: Path) -> Iterator[Database]:
     ("pragma", "expected"),
     [("journal_mode", "wal"), ("synchronous", 2), ("foreign_keys", 1), ("busy_timeout", 10_000)],
 )
-def test_every_connection_is_durable_and_strict(sqlite: Database, pragma: str, expected: object) -> None:
+def test_every_connection_is_durable_and_strict(
+    sqlite: Database, pragma: str, expected: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("portal.db.PRAGMAS", DURABLE)
     connections = [sqlite.engine.connect() for _ in range(8)]
     try:
         for connection in connections:

@@ -98,9 +98,14 @@ def test_its_settings_are_ours_and_no_secret_stands_in_it(compose: dict[str, Any
             if re.search(r"SECRET|PASSWORD|KEY", name):
                 assert value.startswith("${"), name
     assert ".env" in (ROOT / ".gitignore").read_text().splitlines()
-    address = compose["services"]["web"]["environment"]["PORTAL_DATABASE_URL"]
     db = compose["services"]["db"]["environment"]
-    assert address == f"postgresql://{db['POSTGRES_USER']}:{db['POSTGRES_PASSWORD']}@db/{db['POSTGRES_DB']}"
+    owner = f"postgresql://{db['POSTGRES_USER']}:{db['POSTGRES_PASSWORD']}@db/{db['POSTGRES_DB']}"
+    for name, one in portals(compose).items():
+        assert one["environment"].get("PORTAL_DATABASE_DIRECT_URL") == (owner if name == "migrate" else None)
+        address = one["environment"]["PORTAL_DATABASE_URL"]  # of a role that owns nothing
+        assert re.fullmatch(
+            r"postgresql://portal_app:\$\{POSTGRES_APP_PASSWORD:\?[^}]*\}@db/" + db["POSTGRES_DB"], address
+        )
 
 
 def test_caddy_is_believed_and_finds_the_portal(compose: dict[str, Any]) -> None:

@@ -1,7 +1,6 @@
 """The queue and its order, the daily mail, and what a ready answer is filled with."""
 
 import asyncio
-import re
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
 from email.message import EmailMessage
@@ -10,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sqlalchemy import Select, select, text
+from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
 from portal import clock, customers, desk, letters, merchants, models, people, requests, work
@@ -33,7 +32,7 @@ from tests.unit.builders import (
     make_subscription,
     save,
 )
-from tests.unit.test_queries import plan
+from tests.unit.plans import plan, sorts, uses, wholes
 
 
 class Shop:
@@ -135,21 +134,11 @@ def test_the_queue_is_read_by_its_index(
 
     shop.database.write_now(fill)
 
-    def explain(db: Session) -> list[str]:
-        db.execute(text("ANALYZE"))
-        if db.get_bind().dialect.name == "postgresql":
-            for what in ("seqscan", "bitmapscan", "hashjoin", "mergejoin"):
-                db.execute(text(f"SET LOCAL enable_{what} = off"))
-        values = {"portal": shop.portal.id, "id": 5, **more}
-        return plan(db, statement, values)
-
-    lines = shop.database.write_now(explain)
-    assert any(index in line for line in lines), lines
-    assert not [line for line in lines if line.startswith("SCAN") or "Seq Scan" in line], lines
-    # Those of one moment are put in order as they come, which is no sorting of the whole.
-    assert not [
-        line for line in lines if "TEMP B-TREE" in line or re.search(r"(?<!Incremental )Sort  \(", line)
-    ]
+    values = {"portal": shop.portal.id, "id": 5, **more}
+    lines = plan(shop.database, statement, values, off=("hashjoin", "mergejoin"))
+    assert uses(lines, index), lines
+    assert not wholes(lines), lines
+    assert not sorts(lines), lines
 
 
 def test_who_answered_is_kept_for_the_merchant(shop: Shop) -> None:
@@ -438,13 +427,7 @@ def test_deeds_go_on_by_their_cursor_and_their_index(shop: Shop) -> None:
     assert rest.older is None
     assert shop.database.read_now(customers.deeds, shop.other.id, shop.ana.id).rows == ()
 
-    def explain(db: Session) -> list[str]:
-        if db.get_bind().dialect.name == "postgresql":
-            for what in ("seqscan", "bitmapscan", "hashjoin", "mergejoin"):
-                db.execute(text(f"SET LOCAL enable_{what} = off"))
-        values = {"portal": shop.portal.id, "customer": shop.ana.id, "before": 2**62}
-        return plan(db, customers.DEEDS, values)
-
-    lines = shop.database.write_now(explain)
-    assert any("ix_action_customer" in line for line in lines), lines
-    assert not [line for line in lines if "TEMP B-TREE" in line or line.strip().startswith("Sort ")], lines
+    values = {"portal": shop.portal.id, "customer": shop.ana.id, "before": 2**62}
+    lines = plan(shop.database, customers.DEEDS, values, off=("hashjoin", "mergejoin"))
+    assert uses(lines, "ix_action_customer"), lines
+    assert not sorts(lines), lines

@@ -933,12 +933,13 @@ def test_the_command_exits_1_and_says_what_to_do(sqlite: Database) -> None:
     assert MASTER_KEY not in done.stdout + done.stderr
 
 
-def test_the_command_without_a_database_or_with_an_old_one(
-    new_database: Callable[[], str], tmp_path: Path
-) -> None:
+def test_the_command_with_an_old_database(new_database: Callable[[], str]) -> None:
     done = run(new_database())
     assert done.returncode == 1
     assert "portal migrate" in done.stdout
+
+
+def test_the_command_without_a_database(tmp_path: Path) -> None:
     done = run(f"sqlite:///{tmp_path}/none.db")
     assert (done.returncode, "There is no database at" in done.stdout) == (1, True)
     assert not (tmp_path / "none.db").exists()

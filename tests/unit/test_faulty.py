@@ -10,14 +10,22 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 from starlette.testclient import TestClient
 
-from portal import clock, login, middleware, models, work
+from portal import actions, clock, login, middleware, models, work
 from portal.app import create_app
 from portal.db import Database, moment
+from portal.gateways.base import Snapshot, SubscriptionRecord
 from portal.jobs import enqueue
 from portal.migrate import upgrade
 from portal.settings import Settings
 from tests.postgres import Server, programs
-from tests.unit.builders import MASTER_KEY, make_account, make_portal
+from tests.unit.builders import (
+    MASTER_KEY,
+    make_account,
+    make_action,
+    make_customer,
+    make_portal,
+    make_subscription,
+)
 
 SETTINGS = Settings(master_keys=MASTER_KEY, scheme="http", base_domain="localhost")
 
@@ -77,13 +85,51 @@ def test_who_comes_late_changes_nothing(database: Database) -> None:
     assert row_of(database, job).done_at is not None
 
 
-def test_a_job_over_which_every_worker_dies_is_set_aside(database: Database) -> None:
-    job = one_job(database)
+@pytest.mark.parametrize("what", ["refresh", "mail"])
+def test_a_job_over_which_every_worker_dies_is_set_aside(sqlite: Database, what: str) -> None:
+    database = sqlite
+    job = one_job(database, kind=what)
     for _ in range(work.DEATHS + 1):
         assert len(take(database)) == 1
         clock.set_offset(clock.offset() + work.LOCK + timedelta(seconds=1))
     asyncio.run(work.Worker(SETTINGS, database).once())
     assert row_of(database, job).parked_at is not None
+
+
+# What is to be told
+
+
+@pytest.mark.parametrize("faster", [False, True])
+def test_what_an_answer_tells_the_merchant_is_told_also_where_a_webhook_was_faster(
+    sqlite: Database, faster: bool
+) -> None:
+    portal = make_portal(sqlite)
+    row = make_subscription(sqlite, make_account(sqlite, portal), make_customer(sqlite, portal))
+    closed = {"phase": "confirmed", "closed_at": clock.now()} if faster else {"phase": "sent"}
+    action = make_action(sqlite, row, **closed)
+    told = Snapshot(as_of=clock.now(), tell="A retry may still run.")
+    sqlite.write_now(actions._answered, action.id, told, clock.now())
+    sqlite.write_now(actions._answered, action.id, told, clock.now())
+    assert notices(sqlite) == ["A retry may still run."]
+
+
+def test_what_is_known_before_a_call_is_told_also_where_its_answer_is_lost(sqlite: Database) -> None:
+    portal = make_portal(sqlite)
+    row = make_subscription(sqlite, make_account(sqlite, portal, "klarna"), make_customer(sqlite, portal))
+    action = make_action(sqlite, row, capability="cancel_now", phase="claimed")
+    sqlite.write_now(actions._take_lease, action.id, again=False, now=clock.now(), word="End it too.")
+    assert notices(sqlite) == []  # nobody knows yet whether it is done
+    said = Snapshot(
+        as_of=clock.now(), subscriptions=(SubscriptionRecord(remote_id=row.remote_id, status="cancelled"),)
+    )
+    sqlite.write_now(actions._looked, action.id, said, clock.now())
+    assert notices(sqlite) == ["End it too."]
+
+
+def notices(database: Database) -> list[str]:
+    """What the merchant is told, by the mails that are to be sent."""
+    jobs = database.read_now(lambda db: db.query(models.Job).filter_by(kind="mail").all())
+    return [job.payload["text"] for job in jobs if job.payload["template"] == "merchant_notice"]
 
 
 # A processor that hangs

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 from sqlalchemy import select
-from sqlalchemy.orm import Session
 from sqlmodel import col
 
 from portal import addresses, clock, finding, letters, login, models, work
@@ -15,7 +14,7 @@ from portal.gateways.base import CustomerRecord, Gateway, Gone, OrderRecord, Ref
 from portal.money import Money
 from portal.settings import Settings
 from tests.unit.builders import MASTER_KEY, NOW, make_account, make_customer, make_portal
-from tests.unit.test_queries import plan
+from tests.unit.plans import plan, uses, wholes
 
 SETTINGS = Settings(master_keys=MASTER_KEY, scheme="http", mail_from="portal@mail.example")
 SECRET = SETTINGS.secret_key.get_secret_value()
@@ -59,7 +58,6 @@ class Desk:
         self.portal = make_portal(database)
         self.fakes: dict[int, Fake] = {}
         monkeypatch.setattr(finding, "open_gateway", lambda _s, _v, account: self.fakes[account.id])
-        monkeypatch.setattr(finding, "LOOK_S", 0.5)
         self.sent: list[str] = []
         monkeypatch.setattr(letters, "send_batch", self._send)
         self.worker = work.Worker(SETTINGS, database)
@@ -89,13 +87,6 @@ class Desk:
 
 
 @pytest.fixture
-def sqlite_only(request: pytest.FixtureRequest) -> None:
-    """For what does not depend on the database."""
-    if request.node.callspec.params["database"] != "sqlite":
-        pytest.skip("what is shown here does not depend on the database; the run on SQLite shows it")
-
-
-@pytest.fixture
 def desk(database: Database, monkeypatch: pytest.MonkeyPatch) -> Desk:
     return Desk(database, monkeypatch)
 
@@ -119,7 +110,12 @@ def test_what_a_processor_knows_is_written_and_then_the_mail_goes(desk: Desk) ->
     assert desk.sent == ["ana@example.com"] * 2
 
 
-def test_dead_slow_and_broken_processors_hold_up_no_other(desk: Desk) -> None:
+def test_dead_slow_and_broken_processors_hold_up_no_other(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        finding, "LOOK_S", 2.0
+    )  # all of it is waited for, so one that is well has all of it too
     for mood in ("dead", "hangs", "broken"):
         desk.account("paystack", mood)
     desk.account()
@@ -230,10 +226,6 @@ def test_the_looks_are_counted_by_an_index(desk: Desk, name: str) -> None:
         "portal": (col(row.looked_at) > NOW,),
     }[name]
     wanted = (col(row.portal_id) == desk.portal.id, col(row.looked_at).is_not(None), *more)
-
-    def read(db: Session) -> str:
-        if not desk.database.is_sqlite:  # a table of a few rows is read whole where that is allowed
-            db.connection().exec_driver_sql("SET LOCAL enable_seqscan = off")
-        return " ".join(plan(db, select(col(row.id)).where(*wanted), {}))
-
-    assert INDEXES[name] in desk.database.write_now(read)  # SET LOCAL needs a transaction
+    lines = plan(desk.database, select(col(row.id)).where(*wanted))
+    assert uses(lines, INDEXES[name]), lines
+    assert not wholes(lines), lines

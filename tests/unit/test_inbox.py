@@ -1,14 +1,13 @@
 """What came in: its states, lists and indexes, bodies shown harmlessly, carrying out again, and failed syncs."""
 
 import asyncio
-import re
 from datetime import timedelta
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sqlalchemy import select, text
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 from sqlmodel import col
 
@@ -31,7 +30,7 @@ from tests.unit.builders import (
     make_subscription,
     save,
 )
-from tests.unit.test_queries import plan
+from tests.unit.plans import plan, sorts, uses, wholes
 
 
 class Shop:
@@ -229,21 +228,9 @@ def test_lists_are_read_by_their_index(shop: Shop) -> None:
 def _is_read_by_its_index(shop: Shop, state: Any, of_account: bool) -> None:
     statement = (inbox.OF_ACCOUNT if of_account else inbox.LISTS)[state]
     values = {"portal": shop.portal.id, "id": 2**62, "at": clock.now(), "account": shop.account.id}
-    wanted = {name: value for name, value in values.items() if name in statement.compile().params}
-
-    def explain(db: Session) -> list[str]:
-        db.execute(text("ANALYZE"))
-        if db.get_bind().dialect.name == "postgresql":
-            db.execute(text("SET LOCAL enable_seqscan = off"))
-            db.execute(text("SET LOCAL enable_bitmapscan = off"))
-        return plan(db, statement, wanted)
-
-    lines = shop.database.write_now(explain)
-    assert not [line for line in lines if line.startswith("SCAN") or "Seq Scan" in line], lines
-    # Those of one moment are put in order as they come, which is no sorting of the whole.
-    assert not [
-        line for line in lines if "TEMP B-TREE" in line or re.search(r"(?<!Incremental )Sort  \(", line)
-    ]
+    lines = plan(shop.database, statement, values)
+    assert not wholes(lines), lines
+    assert not sorts(lines), lines
     index = "ix_event_account" if of_account and state in ("all", "handled") else INDEXES[state]
     # On so few PostgreSQL would rather go back through all by their ids, which is in order too.
     ids = "pk_event" if state in ("all", "handled") and not of_account else index
@@ -251,15 +238,9 @@ def _is_read_by_its_index(shop: Shop, state: Any, of_account: bool) -> None:
 
 
 def test_troubled_syncs_are_read_by_their_index(shop: Shop) -> None:
-    def explain(db: Session) -> list[str]:
-        if db.get_bind().dialect.name == "postgresql":
-            db.execute(text("SET LOCAL enable_seqscan = off"))
-            db.execute(text("SET LOCAL enable_bitmapscan = off"))
-        return plan(db, inbox.TROUBLED, {"portal": shop.portal.id, "before": 2**62})
-
-    lines = shop.database.write_now(explain)
-    assert any("ix_job_trouble" in line for line in lines), lines
-    assert not [line for line in lines if "TEMP B-TREE" in line or line.strip().startswith("Sort")], lines
+    lines = plan(shop.database, inbox.TROUBLED, {"portal": shop.portal.id, "before": 2**62})
+    assert uses(lines, "ix_job_trouble"), lines
+    assert not sorts(lines), lines
 
 
 # Bodies

@@ -29,6 +29,7 @@ from portal.ids import id_text
 from portal.login import SignedIn
 from portal.pdf import NotMade, Press, Sheet
 from portal.settings import Settings
+from portal.store import Store
 from portal.vault import Vault
 from portal.views import errors
 from portal.views import invoices as view
@@ -121,6 +122,7 @@ class World:
         self.customer = make_customer(database, self.portal, name="Ana Lima")
         self.payment = make_payment(database, self.account, self.customer)
         self.press = FakePress()
+        self.store: Store | None = None
         self.gateway = FakeGateway(Document("application/pdf", "Invoice-A-1.pdf", THEIRS))
         self._patch = monkeypatch
         self.facts("processor", "ours")
@@ -141,6 +143,7 @@ class World:
         route = Route("/customers/invoices/{payment_id:id}", inspect.unwrap(view.download))
         app = Starlette(routes=[route], exception_handlers=errors.handlers)
         app.state.database = self.database
+        app.state.store = self.store
         app.state.vault = Vault(MASTER_KEY)
         app.state.settings = Settings()
 
@@ -438,9 +441,10 @@ def test_bytes_stay_what_they_were_whatever_changes_later(world: World) -> None:
 
 def test_first_bytes_win(world: World) -> None:
     row = world.issue()
-    assert world.database.write_now(invoices.keep, row, b"first") == b"first"
-    assert world.database.write_now(invoices.keep, row, b"second") == b"first"
-    assert world.issued()[0].sha256 == hashlib.sha256(b"first").hexdigest()
+    first, second = (hashlib.sha256(one).hexdigest() for one in (b"first", b"second"))
+    assert world.database.write_now(invoices.keep, row, first, b"first") == (b"first", first)
+    assert world.database.write_now(invoices.keep, row, second, b"second") == (b"first", first)
+    assert world.database.write_now(invoices.keep, row, second, None) == (b"first", first)
 
 
 def test_words_are_frozen_with_the_number_and_survive_a_crash(world: World) -> None:
@@ -725,6 +729,7 @@ def hostile_document(world: World, words: str) -> models.IssuedDocument:
     return world.issue(payment)
 
 
+@pytest.mark.usefixtures("sqlite_only")
 def test_hostile_words_are_words(
     database: Database, monkeypatch: pytest.MonkeyPatch, real_press: Press
 ) -> None:
@@ -864,6 +869,7 @@ def test_letter_paper_is_letter(
     assert (round(box[2]), round(box[3])) == (612, 792)
 
 
+@pytest.mark.usefixtures("sqlite_only")
 def test_largest_document_is_made_within_its_processor_time(world: World, real_press: Press) -> None:
     name = "Wholebeancoffee" * 70
     order = make_order(

@@ -1,10 +1,9 @@
 """The matrix: what `available()` says, for every state and for the subscriptions there are, and what options change."""
 
 from datetime import timedelta
-from typing import Any
 
 import pytest
-from sqlalchemy import event, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from portal import clock, matrix, models, offers, policy, tenancy
@@ -14,6 +13,7 @@ from portal.gateways.capabilities import KEYS
 from portal.matrix import Cell, Line, Sheet
 from portal.offers import SENSE
 from tests.unit.builders import make_account, make_customer, make_portal, make_subscription
+from tests.unit.plans import plan_of, uses, wholes
 
 PLAN = {
     "title": "Big box",
@@ -265,29 +265,10 @@ def test_the_subscriptions_are_read_by_their_indexes(database: Database) -> None
     portal = make_portal(database)
     account = make_account(database, portal, "stripe", plans=[PLAN])
     view = _view(database, portal)
-    plans = database.write_now(_plans, account, view)  # SET LOCAL needs a transaction
-    assert "Seq Scan" not in plans
-    if database.is_sqlite:  # on PostgreSQL, statistics choose among several that fit
-        assert "ix_subscription_figures" in plans
-        assert "ix_subscription_kept" in plans
-
-
-def _plans(db: Session, account: models.Account, view: tenancy.PortalView) -> str:
-    """The plan of the one statement that counts; of PostgreSQL's, as it is for a table that is not empty."""
-    connection = db.connection()
-    if connection.dialect.name == "postgresql":
-        connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
-    sent: list[tuple[str, Any]] = []
-
-    def note(_c: Any, _k: Any, sql: str, parameters: Any, *_: Any) -> None:
-        sent.append((sql, parameters))
-
-    event.listen(connection, "before_cursor_execute", note)
-    matrix._groups(db, account, view, clock.now())
-    event.remove(connection, "before_cursor_execute", note)
-    [(sql, parameters)] = sent
-    word = "EXPLAIN QUERY PLAN" if connection.dialect.name == "sqlite" else "EXPLAIN"
-    return "\n".join(str(row[-1]) for row in connection.exec_driver_sql(f"{word} {sql}", parameters))
+    lines = plan_of(database, lambda db: matrix._groups(db, account, view, clock.now()))
+    assert not [line for line in wholes(lines) if "subscription" in line], lines
+    assert uses(lines, "ix_subscription_figures"), lines
+    assert uses(lines, "ix_subscription_kept"), lines
 
 
 def test_more_than_can_be_counted_is_said(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -149,22 +149,20 @@ def later(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[
     head.cache_clear()
 
 
-def test_a_table_written_anew_keeps_the_rows_that_point_to_it(database: Database, later: Any) -> None:
-    portal = make_portal(database)
-    account = make_account(database, portal)
-    make_subscription(database, account, make_customer(database, portal))
-    url = database.engine.url.render_as_string(hide_password=False)
-    database.dispose()
-    later(recreate="always" if database.is_sqlite else "auto")
+def test_a_table_written_anew_keeps_the_rows_that_point_to_it(new_database: NewDatabase, later: Any) -> None:
+    url = new_database()
     upgrade(url)
-    try:
+    with opened(url) as database:
+        portal = make_portal(database)
+        account = make_account(database, portal)
+        make_subscription(database, account, make_customer(database, portal))
+        database.dispose()
+        later(recreate="always" if database.is_sqlite else "auto")
+        upgrade(url)
         with database.engine.connect() as connection:
             count = connection.exec_driver_sql("SELECT count(*) FROM subscription").scalar_one()
             assert count == 1
             assert connection.exec_driver_sql("SELECT motto FROM portal").all() == [(None,)]
-    finally:
-        database.dispose()
-        downgrade(url, "-1")
 
 
 def test_a_migration_that_fails_leaves_nothing_behind(new_database: NewDatabase, later: Any) -> None:

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import select, text, update
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 from sqlmodel import col
 
@@ -32,7 +32,7 @@ from tests.unit.builders import (
     make_subscription,
     save,
 )
-from tests.unit.test_queries import plan
+from tests.unit.plans import plan, sorts, uses
 
 FIREFOX = "Mozilla/5.0 (Windows NT 10.0) Firefox/140.0"
 
@@ -635,26 +635,13 @@ def test_the_lists_of_nobodys_records_are_read_by_their_index(shop: Shop, kind: 
     if later:
         values |= {"placed_at": NOW, "id": 2**62}
 
-    def explain(db: Session) -> list[str]:
-        db.execute(text("ANALYZE"))
-        if db.get_bind().dialect.name == "postgresql":
-            db.execute(text("SET LOCAL enable_seqscan = off"))
-            db.execute(text("SET LOCAL enable_bitmapscan = off"))
-        return plan(db, people.OF_NOBODY[kind][later], values)
-
-    lines = shop.database.write_now(explain)
+    lines = plan(shop.database, people.OF_NOBODY[kind][later], values)
     name = "remote_customer" if kind == "customer" else kind
-    assert any(f"ix_{name}_nobodys" in line for line in lines), lines
-    assert not [line for line in lines if "TEMP B-TREE" in line or line.strip().startswith("Sort")], lines
+    assert uses(lines, f"ix_{name}_nobodys"), lines
+    assert not sorts(lines), lines
 
 
 def test_what_was_said_is_read_by_its_index(shop: Shop) -> None:
-    def explain(db: Session) -> list[str]:
-        if db.get_bind().dialect.name == "postgresql":
-            db.execute(text("SET LOCAL enable_seqscan = off"))
-            db.execute(text("SET LOCAL enable_bitmapscan = off"))
-        return plan(db, people.SAID, {"portal": shop.portal.id, "before": 2**62})
-
-    lines = shop.database.write_now(explain)
-    assert any("ix_assignment_list" in line for line in lines), lines
-    assert not [line for line in lines if "TEMP B-TREE" in line or line.strip().startswith("Sort")], lines
+    lines = plan(shop.database, people.SAID, {"portal": shop.portal.id, "before": 2**62})
+    assert uses(lines, "ix_assignment_list"), lines
+    assert not sorts(lines), lines

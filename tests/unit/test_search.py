@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sqlalchemy import Select, text
+from sqlalchemy import Select
 from sqlalchemy.orm import Session
 
 from portal import models, names, search, sync
@@ -26,7 +26,7 @@ from tests.unit.builders import (
     make_subscription,
     save,
 )
-from tests.unit.test_queries import plan
+from tests.unit.plans import plan, sorts, uses, wholes
 
 
 class Shop:
@@ -395,18 +395,11 @@ def test_every_search_is_one_step_in_its_index(
         make_subscription(shop.database, shop.account, who, amount_minor=number)
     shop.database.write_now(names.write_missing)
 
-    def explain(db: Session) -> list[str]:
-        db.execute(text("ANALYZE"))
-        if db.get_bind().dialect.name == "postgresql":
-            db.execute(text("SET LOCAL enable_seqscan = off"))
-            db.execute(text("SET LOCAL enable_bitmapscan = off"))
-        return plan(db, statement, {"portal": shop.portal.id, **values})
-
-    lines = shop.database.write_now(explain)
-    assert any(index in line for line in lines), lines
-    assert not [line for line in lines if line.startswith("SCAN") or "Seq Scan" in line], lines
+    lines = plan(shop.database, statement, {"portal": shop.portal.id, **values})
+    assert uses(lines, index), lines
+    assert not wholes(lines), lines
     if ordered:
-        assert not [line for line in lines if "TEMP B-TREE" in line or line.strip().startswith("Sort")], lines
+        assert not sorts(lines), lines
 
 
 def test_currencies_are_found_by_steps_of_the_index(shop: Shop) -> None:

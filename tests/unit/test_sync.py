@@ -1,9 +1,8 @@
 """Snapshots become rows: newest wins field by field, whatever the order of arrival."""
 
 import secrets
-from collections.abc import Iterable
 from datetime import date, datetime, timedelta
-from itertools import islice, permutations
+from math import prod
 from typing import Any
 
 import pytest
@@ -123,24 +122,29 @@ def six() -> list[Snapshot]:
 
 
 def test_all_720_orders_of_six_events_end_equal(database: Database) -> None:
-    portal = make_portal(database)
-    ends = set()
+    account = make_account(database, make_portal(database))
     # The code is the same on both: every order on SQLite, every twelfth on PostgreSQL.
-    step = 1 if database.is_sqlite else 12
-    for number, order in enumerate(islice(permutations(six()), 0, None, step)):
-        account = make_account(database, portal)
-        database.write_now(_apply_all, account, order)
-        ends.add(database.read_now(_picture, account))
-        assert len(ends) == 1, f"order {number} ended otherwise"
-    (picture,) = ends
-    assert "cancels_at_period_end" in picture
-    assert "ana@example.com" in picture
+    most = (6, 5, 4, 3, 2, 1) if database.is_sqlite else (6, 5, 2, 1, 1, 1)
+    ends: list[str] = []
 
+    def walk(db: Session, told: tuple[Snapshot, ...], left: tuple[Snapshot, ...]) -> None:
+        """Each of those that are left comes next, and is then as if it had never been told."""
+        if not left:
+            db.expire_all()
+            ends.append(_picture(db, account))
+            assert ends[-1] == ends[0], f"otherwise after {[snapshot.as_of for snapshot in told]}"
+        for number in range(most[len(told)] if left else 0):
+            kept = db.begin_nested()
+            sync.apply(db, account, left[number])
+            db.flush()
+            walk(db, (*told, left[number]), (*left[:number], *left[number + 1 :]))
+            kept.rollback()
+            db.expire_all()
 
-def _apply_all(db: Session, account: models.Account, order: Iterable[Snapshot]) -> None:
-    for snapshot in order:
-        sync.apply(db, account, snapshot)
-        db.flush()
+    database.write_now(walk, (), tuple(six()))
+    assert len(ends) == prod(most)
+    assert "cancels_at_period_end" in ends[0]
+    assert "ana@example.com" in ends[0]
 
 
 def _picture(db: Session, account: models.Account) -> str:

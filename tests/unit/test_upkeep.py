@@ -4,15 +4,17 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from portal import clock, models, requests, upkeep
+from portal.__main__ import app
 from portal.db import Database
-from portal.migrate import upgrade
 from portal.vault import Vault, VaultError, new_key
 from tests.unit.builders import MASTER_KEY, make_account, make_customer, make_portal
 
@@ -63,11 +65,10 @@ def test_rotation_without_the_old_key_says_so(database: Database) -> None:
 
 
 @pytest.fixture
-def installation(tmp_path: Path) -> tuple[Database, dict[str, str]]:
-    url = f"sqlite:///{tmp_path}/portal.db"
-    upgrade(url)
-    environment = {**os.environ, "PORTAL_DATABASE_URL": url, "PORTAL_MASTER_KEYS": MASTER_KEY}
-    return Database(url, threads=1), environment
+def installation(sqlite: Database, monkeypatch: pytest.MonkeyPatch) -> Database:
+    monkeypatch.setenv("PORTAL_DATABASE_URL", str(sqlite.engine.url))
+    monkeypatch.setenv("PORTAL_MASTER_KEYS", MASTER_KEY)
+    return sqlite
 
 
 def ask(database: Database) -> models.Request:
@@ -80,45 +81,48 @@ def ask(database: Database) -> models.Request:
     )
 
 
-def portal(environment: dict[str, str], *arguments: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, "-m", "portal", *arguments],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
+def in_a_process(*words: str) -> tuple[int, str, str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "portal", *words], cwd=ROOT, env=os.environ, capture_output=True, text=True
     )
+    return done.returncode, done.stdout, done.stderr
 
 
-def test_requests_are_listed_shown_and_answered(installation: tuple[Database, dict[str, str]]) -> None:
-    database, environment = installation
-    reference = ask(database).reference
-    listed = json.loads(portal(environment, "requests", "list", "--json").stdout)
+def here(*words: str) -> tuple[int, str, str]:
+    done = CliRunner().invoke(app, list(words))
+    return done.exit_code, done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("portal", [in_a_process, here])
+def test_requests_are_listed(installation: Database, portal: Callable[..., tuple[int, str, str]]) -> None:
+    reference = ask(installation).reference
+    listed = json.loads(portal("requests", "list", "--json")[1])
     assert [(row["reference"], row["words"], row["late"]) for row in listed] == [
         (reference, "Away in May", False)
     ]
-    assert reference in portal(environment, "requests", "list").stdout
-    answered = portal(environment, "requests", "decline", reference.lower(), "--say", "We roast on.")
-    assert answered.returncode == 0, answered.stderr
-    shown = json.loads(portal(environment, "requests", "show", reference).stdout)
+
+
+def test_requests_are_shown_and_answered(installation: Database) -> None:
+    reference = ask(installation).reference
+    assert reference in here("requests", "list")[1]
+    code, _, said = here("requests", "decline", reference.lower(), "--say", "We roast on.")
+    assert code == 0, said
+    shown = json.loads(here("requests", "show", reference)[1])
     assert (shown["status"], shown["answer"]) == ("declined", "We roast on.")
-    again = portal(environment, "requests", "done", reference)
-    assert again.returncode == 1
-    assert "declined already" in again.stderr
-    assert portal(environment, "requests", "list").stdout.strip() == "Nobody waits for an answer."
-    database.dispose()
+    code, _, said = here("requests", "done", reference)
+    assert code == 1
+    assert "declined already" in said
+    assert here("requests", "list")[1].strip() == "Nobody waits for an answer."
 
 
-def test_an_unknown_reference_says_where_to_look(installation: tuple[Database, dict[str, str]]) -> None:
-    database, environment = installation
-    done = portal(environment, "requests", "done", "AAA-AAA")
-    assert done.returncode == 1
-    assert "portal requests list --all" in done.stderr
-    database.dispose()
+def test_an_unknown_reference_says_where_to_look(installation: Database) -> None:
+    code, _, said = here("requests", "done", "AAA-AAA")
+    assert code == 1
+    assert "portal requests list --all" in said
 
 
-def test_what_is_due_first_stands_on_top(installation: tuple[Database, dict[str, str]]) -> None:
-    database, _ = installation
+def test_what_is_due_first_stands_on_top(installation: Database) -> None:
+    database = installation
     first = ask(database)
 
     def later(db: Any) -> None:
@@ -146,4 +150,3 @@ def test_what_is_due_first_stands_on_top(installation: tuple[Database, dict[str,
     database.write_now(later)
     found = database.read_now(requests.queue, None)
     assert [row.what for row in found] == ["Cup", "Coffee box", "Tea"]
-    database.dispose()

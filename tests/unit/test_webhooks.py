@@ -202,6 +202,34 @@ def test_what_the_processor_does_not_know_changes_nothing(
     assert rows(database, models.Subscription) == []
 
 
+@pytest.mark.parametrize("knows", [False, True])
+def test_an_event_about_an_object_of_another_account_touches_nothing_there(
+    client: TestClient,
+    database: Database,
+    account: models.Account,
+    worker: work.Worker,
+    monkeypatch: pytest.MonkeyPatch,
+    knows: bool,
+) -> None:
+    """Whether the account that it came to does not know the object, or says that it is its own."""
+    shop = make_portal(database, "other")
+    theirs = make_account(database, shop, "stripe", {**KEYS, "webhook_secret": "whsec_theirs"})
+    whose = make_customer(database, shop, "ana@example.com")
+    make_subscription(database, theirs, whose, remote_id="sub_1")
+    said = SubscriptionRecord(remote_id="sub_1", status="cancelled", email="ana@example.com")
+    later = clock.now() + timedelta(days=1)
+    answer = Snapshot(as_of=later, subscriptions=(said,)) if knows else Gone("", "no such object")
+    monkeypatch.setattr(work, "open_gateway", lambda *_a, **_k: Fake(answer))
+    deliver(client, account)
+    asyncio.run(worker.drain())
+    found = {row.account_id: row for row in rows(database, models.Subscription)}
+    assert found[theirs.id].status == "active"
+    assert (found[theirs.id].customer_id, found[theirs.id].missing_at) == (whose.id, None)
+    assert (account.id in found) == knows
+    if knows:
+        assert found[account.id].customer_id not in (None, whose.id)
+
+
 def test_a_poison_event_is_set_aside_after_twelve_tries_and_blocks_nobody(
     client: TestClient,
     database: Database,

@@ -29,6 +29,7 @@ async def until(database: Database, job_id: int) -> models.Job:
     raise AssertionError("the job was not done")
 
 
+@pytest.mark.usefixtures("sqlite_only")
 @pytest.mark.parametrize("fault", [ValueError("a secret of a row"), KeyError("x"), RuntimeError()])
 def test_a_fault_in_the_sweep_stops_no_work(
     database: Database, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], fault: Exception

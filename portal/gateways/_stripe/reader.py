@@ -13,6 +13,7 @@ from portal.gateways.base import (
     Declined,
     GatewayError,
     Gone,
+    InvoiceRecord,
     Line,
     Method,
     NextPayment,
@@ -315,10 +316,11 @@ class Reader:
         found: list[Record] = [payment, *(shapes.refund_record(one) for one in refunds)]
         if invoice:
             paid = payment.remote_id if charge.get("status") == "succeeded" else None
-            record = replace(shapes.invoice_record(invoice, lines), payment=paid, order=order)
+            record = shapes.invoice_record(invoice, lines)
             spoken = {"order", *(["payment"] if paid else [])}
-            rest = shapes.all_fields(record) if whole else frozenset()
-            found.append(replace(record, knows=(rest - {"payment"}) | spoken))
+            rest = shapes.all_fields(InvoiceRecord) if whole else frozenset()
+            knows = (rest - {"payment"}) | spoken
+            found.append(replace(record, payment=paid, order=order, knows=knows))
         if session and order == session["id"]:
             paid_since = charge.get("status") == "failed" and session.get("payment_status") == "paid"
             if whole and not paid_since:

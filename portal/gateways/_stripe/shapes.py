@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import fields, replace
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any, TypeVar
 
 from portal import clock
@@ -491,19 +492,26 @@ def snapshot(as_of: datetime, records: Iterable[Record]) -> Snapshot:
 
 def sound(record: R) -> R:
     """The record, where all its texts are texts; ValueError else: then nothing of it can be believed."""
-    for name in TEXTS:
-        if not isinstance(getattr(record, name, None), str | None):
+    for name in _texts(type(record)):
+        value = getattr(record, name)
+        if value is not None and not isinstance(value, str):
             raise ValueError(f"{name} is no text")
     return record
 
 
+@cache
+def _texts(sort: type[Record]) -> tuple[str, ...]:
+    return tuple(one.name for one in fields(sort) if one.name in TEXTS)
+
+
 def without(record: R, *names: str) -> R:
     """The record, silent on some of its fields."""
-    return replace(record, knows=all_fields(record) - set(names))
+    return replace(record, knows=all_fields(type(record)) - set(names))
 
 
-def all_fields(record: Record) -> frozenset[str]:
-    return frozenset(one.name for one in fields(record)) - {"remote_id", "knows"}
+@cache
+def all_fields(sort: type[Record]) -> frozenset[str]:
+    return frozenset(one.name for one in fields(sort)) - {"remote_id", "knows"}
 
 
 def money_of(minor: Any, currency: Any) -> Money | None:

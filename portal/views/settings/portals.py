@@ -8,7 +8,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from portal import brand, clock, domains, merchants, render, sites, tenancy, uploads, viewing
+from portal import brand, clock, domains, merchants, render, sites, tenancy, uploads, viewing, walls
 from portal.ids import id_text
 from portal.merchants import Person
 from portal.multipart import Upload, read_form
@@ -93,7 +93,10 @@ async def _drawn(upload: Upload | None) -> uploads.Logo | None:
 
 
 def _create(db: Session, person: Person, name: str, domain: str | None, logo: Any, settings: Any) -> int:
-    row = sites.create(db, person, name, settings.base_domain, settings.admin_host)
+    with walls.wide("new portal"):
+        row = sites.create(db, person, name, settings.base_domain, settings.admin_host)
+        db.flush()
+    walls.narrow(row.id, also=(walls.INSTALLATION, person.merchant_id))
     if domain is not None:
         domains.claim(db, row.id, domain, clock.now())
         merchants.audit(db, person, "domain.claimed", subject=domain, portal_id=row.id)

@@ -1,6 +1,7 @@
 """Settings > Import: files of orders that no processor lists. Taken in, their columns named, tried, imported."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import anyio
@@ -18,6 +19,7 @@ from portal.multipart import Form, read_form
 from portal.sheetfile import MOST_BYTES, MOST_COLUMNS, Unreadable
 from portal.sheetrows import COLUMNS
 from portal.sheets import Choice, Refused, Shown, Ways
+from portal.store import StoreDown
 from portal.texts import gettext as _
 
 AT_ONCE = 2  # files that a process takes in
@@ -50,15 +52,19 @@ async def index(request: Request) -> Response:
 
 
 async def _index(
-    request: Request, problems: dict[str, str] | None = None, sort: str = "", said: str | None = None
+    request: Request,
+    problems: dict[str, str] | None = None,
+    sort: str = "",
+    said: str | None = None,
+    status: int = 422,
 ) -> Response:
     read, site = request.app.state.database.read, request.state.site
-    return render.settings(
+    answer: Response = render.settings(
         request,
         "settings/sheets.html",
         _("Import orders from a file"),
         "sheets",
-        422 if problems else 200,
+        status if problems else 200,
         rows=await read(sheets.sheets, site.id),
         ways=await read(sheets.ways, site.id),
         states=states(),
@@ -69,6 +75,9 @@ async def _index(
         most_bytes=MOST_BYTES,
         said=said,
     )
+    if answer.status_code == 503:
+        answer.headers["Retry-After"] = "60"
+    return answer
 
 
 @merchants.in_portal("editor")
@@ -80,6 +89,11 @@ async def upload(request: Request) -> Response:
         return await _take(request, form)
     except (Unreadable, Refused) as error:
         return await _index(request, {"file": str(error)}, form.text("sort") if form else "")
+    except StoreDown:
+        sentence = _(
+            "Files can't be taken in right now: the store does not answer. Nothing is lost; try again in a minute."
+        )
+        return await _index(request, {"file": sentence}, form.text("sort") if form else "", status=503)
     except OSError:
         return await _index(request, {"file": _("There is no room for this file on the server right now.")})
     finally:
@@ -105,8 +119,9 @@ async def _take(request: Request, form: Form) -> Response:
     except LookupError:
         places = anyio.CapacityLimiter(AT_ONCE)
         _places.set(places)
+    take = partial(sheets.take, own_of=own, place=request.app.state.store)
     sheet_id = await anyio.to_thread.run_sync(
-        sheets.take, database, site.id, found.file, found.filename, person.email, own, limiter=places
+        take, database, site.id, found.file, found.filename, person.email, limiter=places
     )
     await database.write(_note, person, site.id, "sheet.taken", found.filename)
     return render.see_other(request, _here(request, f"/{id_text(sheet_id)}"))

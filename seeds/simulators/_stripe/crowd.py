@@ -5,7 +5,8 @@ what a reader of everything asks for is answered; for anything else the account 
 """
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -42,7 +43,7 @@ class Crowd:
 
     people: int
     now: int
-    samples: Mapping[str, str]  # by path: one object, with places for numbers and time
+    samples: Mapping[str, Sequence[str]]  # by path: one object in pieces, of which some are places
 
     def count(self, path: str) -> int:
         return self.people * (1 if path in ("/v1/customers", "/v1/subscriptions") else EACH)
@@ -76,9 +77,12 @@ class Crowd:
         return self.now - number * SPAN_S // self.count(path)
 
     def _object(self, path: str, number: int) -> str:
-        said = self.samples[path].replace("@N@", f"{number:019d}")
-        said = said.replace("@P@", f"{number % self.people:011d}")
-        return said.replace('"@T@"', str(self._made(path, number)))
+        filled = {
+            "@N@": f"{number:019d}",
+            "@P@": f"{number % self.people:011d}",
+            '"@T@"': str(self._made(path, number)),
+        }
+        return "".join([filled.get(piece, piece) for piece in self.samples[path]])
 
 
 def _list(path: str, rows: list[str], more: bool) -> str:
@@ -101,7 +105,7 @@ def crowd(simulator: "Simulator", account: Any, people: int) -> Crowd:
         asked = {"limit": "1", "expand": expand} | ({"status": "all"} if "subscriptions" in path else {})
         (made,) = answer(endpoint, books, asked, object_id)["data"]
         made["created"] = "@T@"
-        samples[path] = _placed(json.dumps(made), books)
+        samples[path] = re.split('(@N@|@P@|"@T@")', _placed(json.dumps(made), books))
     for kind in ("customer", "subscription", "invoice", "charge", "invoice_payment", "payment_intent"):
         for gone in books.all(kind):
             del books.objects[gone["id"]]

@@ -141,6 +141,7 @@ def test_all_checks_at_once_for_who_has_no_script(
     assert resolver.asked["_portal-proof.account.brand.example TXT"] >= 1
 
 
+@pytest.mark.usefixtures("sqlite_only")
 def test_the_page_is_there_within_ten_seconds_though_nobody_answers(
     client: Desk, database: Database, site: models.Portal, resolver: DnsServer
 ) -> None:

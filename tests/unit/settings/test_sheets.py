@@ -3,6 +3,7 @@ wrong is taken along."""
 
 import asyncio
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from starlette.applications import Starlette
 from portal import models, sheetfile
 from portal.db import Database
 from portal.settings import Settings
+from portal.store import Folder
 from portal.work import Worker
 from tests.unit.builders import make_account
 from tests.unit.settings.conftest import HTMX, Desk, address, sign_in
@@ -40,6 +42,21 @@ def orders(database: Database) -> int:
     return database.read_now(
         lambda db: db.execute(select(func.count()).select_from(models.Order)).scalar_one()
     )
+
+
+def test_a_file_is_refused_while_it_can_be_kept_nowhere(
+    client: Desk, app: Starlette, database: Database, site: models.Portal, tmp_path: Path
+) -> None:
+    sign_in(client, database, site, "editor")
+    (tmp_path / "no-folder").touch()
+    app.state.store = Folder(tmp_path / "no-folder" / "kept")
+    answer = give(client, site, GOOD)
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "60")
+    assert "Nothing of this one was taken in" in answer.text
+    row = select(func.count()).select_from(models.Sheet)
+    assert database.read_now(lambda db: db.execute(row).scalar_one()) == 0
+    app.state.store = Folder(tmp_path / "kept")
+    assert give(client, site, GOOD).status_code == 303
 
 
 def test_from_a_file_to_orders(
