@@ -850,7 +850,7 @@ def step(db: Session, sheet_id: int, run: int, now: datetime, parts: Fetched = N
     return go(db, sheet, accounts, now, parts)
 
 
-def give_up(db: Session, sheet_id: int, run: int, now: datetime) -> None:
+def break_off(db: Session, sheet_id: int, run: int, now: datetime) -> None:
     """It was tried again and again: the run ends, and may be started anew."""
     row = models.Sheet
     sheet = db.execute(select(row).where(col(row.id) == sheet_id).with_for_update()).scalar_one_or_none()

@@ -650,7 +650,7 @@ def retry(db: Session, job: Claimed, error: str, run_at: datetime, park: bool) -
                 .values(parked_at=now, error=error)
             )
         if job.kind == "sheet":
-            sheets.give_up(db, job.payload["sheet"], job.payload["run"], now)
+            sheets.break_off(db, job.payload["sheet"], job.payload["run"], now)
         log.error("job parked", kind=job.kind, job=job.id)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from alembic.script import ScriptDirectory
 from sqlalchemy import Boolean, Date, DateTime, Integer, LargeBinary, MetaData, Numeric, event
 from sqlalchemy.engine import Engine
 from sqlalchemy.types import JSON, Float, TypeEngine
@@ -24,6 +25,7 @@ from tests.postgres import Server, programs
 from tests.unit.schema_rules import troubles
 
 RELEASED = "0003"  # up to here the rules were others
+WALLS = "0004"  # puts up row-level security, behind which the version before it sees nothing: that one is to be stopped
 QUICK = Patience(lock_s=0.1, statement_s=20, tries=2, pause_s=0.01, turn_s=0.3)
 
 on_postgres = pytest.mark.skipif(programs() is None, reason="for PostgreSQL, install the package postgresql")
@@ -201,7 +203,7 @@ def test_one_runner_at_a_time(served: str, steps: Steps) -> None:
 def test_on_the_command_line_it_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
 
-    def refuse(url: str, patience: Patience | None = None) -> None:
+    def refuse(url: str, patience: Patience | None = None, **_: Any) -> None:
         seen.append((url, patience))
         raise MigrationError("The tables are in use.")
 
@@ -345,7 +347,8 @@ def test_our_migrations_leave_the_version_before_them_in_peace(postgres: Server)
             sent.clear()
             upgrade(url, script.revision)
             looked_at += len(sent)
-            found[script.revision] = troubles(sent, bool(getattr(script.module, "contracts", "")))
+            contracts = script.revision == WALLS or bool(getattr(script.module, "contracts", ""))
+            found[script.revision] = troubles(sent, contracts)
     finally:
         event.remove(Engine, "before_cursor_execute", told)
     assert looked_at > 20
@@ -353,7 +356,7 @@ def test_our_migrations_leave_the_version_before_them_in_peace(postgres: Server)
 
 
 def scripts() -> Iterator[Any]:
-    yield from migrate.ScriptDirectory.from_config(migrate._config()).walk_revisions()
+    yield from ScriptDirectory.from_config(migrate._config()).walk_revisions()
 
 
 # An older version on a newer schema

@@ -493,12 +493,12 @@ def test_a_run_that_fails_again_and_again_ends_and_can_be_started_again(
     run = desk.begin(sheet_id)
     desk.database.write_now(lambda db: sheets.want(db, db.get_one(models.Sheet, sheet_id), run, clock.now()))
 
-    def break_off(*_: Any) -> bool:
+    def fail(*_: Any) -> bool:
         raise KeyError("surprise")
 
     worker = work.Worker(Settings(master_keys=MASTER_KEY), desk.database)
     with monkeypatch.context() as patch:
-        patch.setattr(sheets, "step", break_off)
+        patch.setattr(sheets, "step", fail)
         patch.setattr(work, "TRIES", 1)
         assert asyncio.run(worker.once()) == 1
     failed = desk.sheet(sheet_id)
@@ -507,7 +507,7 @@ def test_a_run_that_fails_again_and_again_ends_and_can_be_started_again(
     done = desk.run(sheet_id)
     assert (done.state, done.error, done.created) == ("done", None, 1)
     # A job of before that is given up late says nothing of what was done since.
-    desk.database.write_now(sheets.give_up, sheet_id, run, clock.now())
+    desk.database.write_now(sheets.break_off, sheet_id, run, clock.now())
     assert desk.sheet(sheet_id).state == "done"
 
 

@@ -141,7 +141,7 @@ def test_the_last_word_on_a_payment_counts_however_the_lines_stand(types: list[s
 
 def test_a_chargeback_alone_says_nothing_of_the_amount() -> None:
     (payment,) = Adapter.read_file(report(line(type="Chargeback", gross_credit_gc="20.00"))).payments
-    assert payment.knows == {"status", "raw_status", "order"}
+    assert payment.knows == frozenset({"status", "raw_status", "order"})
 
 
 def test_a_payment_that_was_captured_in_parts_is_their_sum() -> None:
