@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,14 @@ CHROMIUM_FLAGS = [
     "--disable-dev-shm-usage",
 ]
 
+# One client for all, since making one takes longer than what it asks; it keeps no cookie and no connection.
+plain = httpx.Client(
+    trust_env=False,
+    timeout=30,
+    cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
+    limits=httpx.Limits(max_keepalive_connections=0),
+)
+
 
 @dataclass(frozen=True)
 class Demo:
@@ -47,9 +56,7 @@ class Demo:
 
     def mails(self, to: str) -> list[dict[str, Any]]:
         """What the mailbox holds for an address, newest first."""
-        found: list[dict[str, Any]] = httpx.get(
-            f"{self.base}/__demo/mailbox.json", params={"to": to}, trust_env=False
-        ).json()
+        found: list[dict[str, Any]] = plain.get(f"{self.base}/__demo/mailbox.json", params={"to": to}).json()
         return found
 
     def mail(self, to: str, subject: str = "", count: int = 1) -> dict[str, Any]:
@@ -73,14 +80,11 @@ class Demo:
         """A request as this page's browser would send it, cookies included, without a browser's own headers."""
         wanted = httpx.URL(url)
         cookies = "; ".join(f"{c['name']}={c['value']}" for c in page.context.cookies(url))
-        return httpx.request(
+        return plain.request(
             method,
             url.replace(f"//{wanted.host}", "//127.0.0.1", 1),
             headers={"Host": f"{wanted.host}:{wanted.port}", "Cookie": cookies, **(headers or {})},
             data=form,
-            trust_env=False,
-            follow_redirects=False,
-            timeout=30,
         )
 
     def reset(self) -> None:
@@ -93,7 +97,7 @@ class Demo:
         self._post(f"simulators/{simulator}/switch", {"mode": mode})
 
     def _post(self, path: str, body: dict[str, Any]) -> None:
-        answer = httpx.post(f"{self.base}/__demo/{path}", json=body, trust_env=False, timeout=30)
+        answer = plain.post(f"{self.base}/__demo/{path}", json=body)
         assert answer.status_code == 200, answer.text
 
 
@@ -171,7 +175,7 @@ def _wait_ready(base: str) -> None:
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         try:
-            if httpx.get(f"{base}/health/ready", trust_env=False).status_code == 200:
+            if plain.get(f"{base}/health/ready").status_code == 200:
                 return
         except httpx.HTTPError:
             pass

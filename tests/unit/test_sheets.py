@@ -622,7 +622,7 @@ def test_import_file_on_the_command_line(
     def run(only_try: bool = False, problems: Path | None = None, slug: str = "acme", **chosen: Any) -> int:
         values = {"account": "shop", "columns": mapped, "currency": "USD", **chosen}
         choice = upkeep.FileChoice(**values)
-        return upkeep.import_file(None, file, slug, choice, only_try, problems)  # type: ignore[arg-type]
+        return upkeep.import_file(Settings(), file, slug, choice, only_try, problems)
 
     assert run(only_try=True) == 1
     assert capsys.readouterr() == (
