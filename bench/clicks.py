@@ -1,6 +1,6 @@
 """Fifty clicks at once on each of two hundred subscriptions, over two web processes: is exactly one call made for each?
 
-    python -m bench.clicks --subscriptions 200 --clicks 50 --database sqlite|postgresql [--form table]
+    python -m bench.clicks --subscriptions 200 --clicks 50 --database sqlite|postgresql|pgbouncer [--form table]
 
 Each customer is signed in, opens the step, and presses its button so many times at once, half of the times at each
 process. The simulated processor counts.
@@ -34,7 +34,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--subscriptions", type=int, default=200)
     parser.add_argument("--clicks", type=int, default=50)
-    parser.add_argument("--database", choices=["sqlite", "postgresql"], default="sqlite")
+    parser.add_argument("--database", choices=["sqlite", "postgresql", "pgbouncer"], default="sqlite")
     parser.add_argument("--form", choices=["lines", "table", "json"], default="lines")
     options = parser.parse_args()
     found = run(options.database, options.subscriptions, options.clicks)

@@ -1,6 +1,7 @@
 """`kill -9` under load: is an acknowledged event ever lost, and does anything ever happen twice?
 
-    python -m bench.crash --events 10000 --kills 100 --database sqlite|postgresql [--skew 600] [--seed 1] [--form table]
+    python -m bench.crash --events 10000 --kills 100 --database sqlite|postgresql|pgbouncer
+        [--skew 600] [--seed 1] [--form table]
 
 A web process and two workers, all real, on a database of their own. Signed webhooks come over several connections, each
 sent again until it is acknowledged, as a processor does, and some once more after that; meanwhile customers cancel, and
@@ -46,7 +47,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--events", type=int, default=10_000)
     parser.add_argument("--kills", type=int, default=100)
-    parser.add_argument("--database", choices=["sqlite", "postgresql"], default="sqlite")
+    parser.add_argument("--database", choices=["sqlite", "postgresql", "pgbouncer"], default="sqlite")
     parser.add_argument("--skew", type=float, default=0.0)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--form", choices=["lines", "table", "json"], default="lines")

@@ -269,10 +269,8 @@ def write_page(
     run.objects += len({(change.table, change.id) for change in changes})
     run.seconds += seconds
     run.failures, run.error = 0, None
-    if page.total is not None:
-        run.total = page.total
     if run.total is not None and run.objects > run.total:
-        run.total = None  # it was wrong
+        run.total = None  # there is more than the last time
     _note(run, [*refused, *bad, *unfit])
     if page.cursor is None:
         run.cursor, run.state, run.finished_at, run.stop_wanted = None, "done", now, False

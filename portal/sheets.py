@@ -850,6 +850,18 @@ def step(db: Session, sheet_id: int, run: int, now: datetime, parts: Fetched = N
     return go(db, sheet, accounts, now, parts)
 
 
+def break_off(db: Session, sheet_id: int, run: int, now: datetime) -> None:
+    """It was tried again and again: the run ends, and may be started anew."""
+    row = models.Sheet
+    sheet = db.execute(select(row).where(col(row.id) == sheet_id).with_for_update()).scalar_one_or_none()
+    if sheet is not None and sheet.run == run and sheet.state in AT_WORK:
+        _end(
+            sheet,
+            now,
+            _("The import broke off because of a fault of ours. Start it again; no row comes in twice."),
+        )
+
+
 def _end(sheet: models.Sheet, now: datetime, error: str | None = None) -> bool:
     sheet.state = "failed" if error else "done" if sheet.state == "importing" else "checked"
     sheet.error, sheet.finished_at = error, now
@@ -947,13 +959,15 @@ def _step_own(db: Session, sheet: models.Sheet, accounts: Accounts, now: datetim
         sheet.refused = len(str(error).split("; "))
         return _end(sheet, now, _("Nothing of this list is taken as long as a line of it can't be read."))
     every = [
-        *snapshot.customers, *snapshot.subscriptions, *snapshot.orders, *snapshot.payments, *snapshot.invoices
-    ]  # fmt: skip
+        *(*snapshot.customers, *snapshot.subscriptions, *snapshot.orders),
+        *(*snapshot.payments, *snapshot.refunds, *snapshot.invoices),
+    ]
     sheet.rows = len(every)
     some = every[sheet.position * SLICE : (sheet.position + 1) * SLICE]
     outcomes = [Outcome() for _record in some]
-    as_of, asks_from, only_checks = sheet.as_of, sheet.asked, sheet.state == "checking"
-    assert as_of is not None
+    asks_from, only_checks = sheet.asked, sheet.state == "checking"
+    assert sheet.as_of is not None
+    as_of = min(sheet.as_of, snapshot.as_of)  # a list may tell how old it is
     told = [_Due(number, (record,)) for number, record in enumerate(some)]
     with _Tried(db, only_checks):
         _write(db, account, told, outcomes, as_of, asks_from, now)

@@ -649,6 +649,8 @@ def retry(db: Session, job: Claimed, error: str, run_at: datetime, park: bool) -
                 .where(col(models.Event.id) == job.payload["event"])
                 .values(parked_at=now, error=error)
             )
+        if job.kind == "sheet":
+            sheets.break_off(db, job.payload["sheet"], job.payload["run"], now)
         log.error("job parked", kind=job.kind, job=job.id)
 
 

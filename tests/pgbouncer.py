@@ -64,7 +64,8 @@ class Pooler:
             self.url("pgbouncer"), autocommit=True, row_factory=psycopg.rows.dict_row
         ) as console:
             # It knows the simple protocol alone.
-            return psycopg.ClientCursor(console).execute(what.encode()).fetchall()
+            found = psycopg.ClientCursor(console).execute(what.encode())
+            return found.fetchall() if found.description else []
 
     def _start(self) -> None:
         for _ in range(5):

@@ -20,8 +20,8 @@ from typing import Any, Literal
 
 from portal import clock
 from portal.gateways import _adyen as said_by
+from portal.gateways import _adyen_report, base, wire
 from portal.gateways import _adyen_webhooks as webhooks
-from portal.gateways import base, wire
 from portal.gateways.base import (
     BadSignature,
     Declined,
@@ -94,6 +94,11 @@ class Adapter(base.Gateway):
         """Nothing: Adyen lists neither payments nor orders nor shoppers."""
         for page in list[Page]():
             yield page
+
+    @classmethod
+    def read_file(cls, text: str) -> Snapshot:
+        """A report "Settlement details", as CSV. Raises ValueError that names bad lines."""
+        return _adyen_report.read(text)
 
     async def fetch(self, ref: Ref) -> Snapshot:
         """A subscription or customer by the shopperReference; Gone for a stranger without anything stored.

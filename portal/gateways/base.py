@@ -235,14 +235,10 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """One step of a backfill: what was found and where to go on; cursor None means the end.
-
-    `total` is how many objects there are in all, where the processor says so; it is never relied on.
-    """
+    """One step of a backfill: what was found and where to go on; cursor None means the end."""
 
     snapshot: Snapshot
     cursor: str | None
-    total: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -138,7 +138,7 @@ class FileFact(_Strict):
 
     label: str
     help: str
-    columns: list[_Word]
+    columns: list[Annotated[str, StringConstraints(min_length=1, max_length=60)]]
 
 
 class Hosts(_Strict):

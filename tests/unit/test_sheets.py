@@ -1,5 +1,6 @@
 """Files of the merchant's own rows: each bad one by its name, and runs that are cut off, repeated and only tried."""
 
+import asyncio
 import io
 import json
 import tracemalloc
@@ -15,13 +16,22 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from bench import sheets as bench
-from portal import clock, models, sheetrows, sheets, sync, upkeep
+from portal import clock, models, sheetrows, sheets, sync, upkeep, work
 from portal.db import Database
-from portal.gateways import facts
+from portal.gateways import facts, wire
+from portal.gateways.base import PaymentRecord, Snapshot
 from portal.settings import Settings
 from portal.sheetfile import Unreadable, open_file
 from portal.sheets import Choice, Refused
-from tests.unit.builders import make_account, make_customer, make_order, make_payment, make_portal, save
+from tests.unit.builders import (
+    MASTER_KEY,
+    make_account,
+    make_customer,
+    make_order,
+    make_payment,
+    make_portal,
+    save,
+)
 
 HEAD = "email,order,product,amount,currency,paid_at\n"
 ANA = "ana@example.com,SO-1,Coffee,24.00,USD,2026-03-04\n"
@@ -476,6 +486,31 @@ def test_an_account_that_is_taken_away_ends_the_run(desk: Desk) -> None:
     assert (sheet.state, sheet.error) == ("failed", "“Shop” is disconnected. Connect it again first.")
 
 
+def test_a_run_that_fails_again_and_again_ends_and_can_be_started_again(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sheet_id = desk.give(HEAD + ANA)
+    run = desk.begin(sheet_id)
+    desk.database.write_now(lambda db: sheets.want(db, db.get_one(models.Sheet, sheet_id), run, clock.now()))
+
+    def fail(*_: Any) -> bool:
+        raise KeyError("surprise")
+
+    worker = work.Worker(Settings(master_keys=MASTER_KEY), desk.database)
+    with monkeypatch.context() as patch:
+        patch.setattr(sheets, "step", fail)
+        patch.setattr(work, "TRIES", 1)
+        assert asyncio.run(worker.once()) == 1
+    failed = desk.sheet(sheet_id)
+    assert (failed.state, failed.finished_at is not None) == ("failed", True)
+    assert "Start it again; no row comes in twice." in (failed.error or "")
+    done = desk.run(sheet_id)
+    assert (done.state, done.error, done.created) == ("done", None, 1)
+    # A job of before that is given up late says nothing of what was done since.
+    desk.database.write_now(sheets.break_off, sheet_id, run, clock.now())
+    assert desk.sheet(sheet_id).state == "done"
+
+
 # Lists in a processor's own form
 
 
@@ -493,6 +528,39 @@ def test_a_list_in_the_processors_form_is_taken_as_a_whole(desk: Desk) -> None:
     assert (subscription.remote_id, subscription.email) == (token, "thandi@example.org")
     with pytest.raises(Unreadable, match="up to 2 MB"):
         desk.give("email,m_payment_id,token\n" * 100_000, True)
+
+
+def test_a_report_tells_how_old_it_is_and_newer_news_stay(desk: Desk) -> None:
+    desk.account = make_account(desk.database, desk.portal, "adyen", label="Shop NL")
+    header = (
+        "Merchant Account,Psp Reference,Merchant Reference,Creation Date,TimeZone,Type,Modification Reference,"
+        "Gross Currency,Gross Debit (GC),Gross Credit (GC)\n"
+    )
+    told = (
+        "ShopNL,QFQTPCQ8HXSKGK82,SO-1,2026-07-26 19:58:55,UTC,Settled,QFQTPCQ8HXSKGK90,EUR,,45.99\n"
+        "ShopNL,QFQTPCQ8HXSKGK82,SO-1,2026-07-28 08:00:00,UTC,Refunded,QFQTPCQ8HXSKGK91,EUR,5.00,\n"
+        "ShopNL,QFQTPCQ8HXSKGK83,SO-2,2026-07-27 10:00:00,UTC,Settled,QFQTPCQ8HXSKGK92,EUR,,10.00\n"
+        "ShopNL,,,2026-07-29 00:00:00,UTC,MerchantPayout,,EUR,50.99,\n"
+    )
+    newer = Snapshot(
+        as_of=datetime(2026, 8, 20, tzinfo=UTC),
+        payments=(wire.spoken(PaymentRecord, "QFQTPCQ8HXSKGK83", status="disputed"),),
+    )
+    desk.database.write_now(sync.apply, desk.account, newer)
+    done = desk.run(desk.give(header + told, True))
+    assert (done.state, done.refused, done.rows) == ("done", 0, 5)
+    assert {row.remote_id: row.status for row in desk.all(models.Payment)} == {
+        "QFQTPCQ8HXSKGK82": "partially_refunded",
+        "QFQTPCQ8HXSKGK83": "disputed",
+    }
+    assert sorted((row.number, row.status) for row in desk.all(models.Order)) == [
+        ("SO-1", "paid"),
+        ("SO-2", "paid"),
+    ]
+    (refund,) = desk.all(models.Refund)
+    assert (refund.remote_id, refund.status) == ("QFQTPCQ8HXSKGK91", "sent")
+    again = desk.run(desk.give(header + told, True))
+    assert counts(again) == (0, 0, 5, 0)
 
 
 # Two million lines

@@ -336,7 +336,6 @@ _THESE = (
 def _walls() -> None:
     with op.batch_alter_table("job", schema=None) as batch_op:
         batch_op.add_column(sa.Column("within", sa.BigInteger(), nullable=True))
-    op.create_index("ix_portal_merchant", "portal", ["merchant_id"], unique=False)
     if op.get_bind().dialect.name != "postgresql":
         return
     for table, seen_by in _SEEN_BY.items():
@@ -352,7 +351,6 @@ def _without_walls() -> None:
             op.execute(f"ALTER TABLE {table} NO FORCE ROW LEVEL SECURITY")
             op.execute(f"ALTER TABLE {table} DISABLE ROW LEVEL SECURITY")
             op.execute(f"DROP POLICY wall ON {table}")
-    op.drop_index("ix_portal_merchant", "portal")
     with op.batch_alter_table("job", schema=None) as batch_op:
         batch_op.drop_column("within")
 

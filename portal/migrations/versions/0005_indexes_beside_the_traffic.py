@@ -11,7 +11,8 @@ from portal.migrate import build_index
 revision = "0005"
 down_revision = "0004"
 
-_INDEXES = {
+_INDEXES: dict[str, tuple[str, list[str], str | None]] = {
+    "ix_portal_merchant": ("portal", ["merchant_id"], None),
     "ix_order_in_doubt": ("order_", ["account_id", "id"], "status = 'open' OR doubted_at IS NOT NULL"),
     "ix_payment_in_doubt": (
         "payment",

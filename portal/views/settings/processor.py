@@ -182,6 +182,7 @@ def _reading(account: models.Account, run: models.ImportRun | None) -> dict[str,
         "lists": lists,
         "missing": missing,
         "kinds": imports.kinds(),
+        "to_sheets": f"/settings/portals/{id_text(account.portal_id)}/sheets",
     }
 
 

@@ -95,6 +95,13 @@ def test_an_event_shows_its_body_harmlessly(client: Desk, shop: Shop) -> None:
     assert body.headers["x-content-type-options"] == "nosniff"
 
 
+def test_an_event_that_was_fetched_says_so(client: Desk, shop: Shop) -> None:
+    sign_in(client, shop.database, shop.portal, "viewer")
+    words = "Asked for: it was not delivered, Stripe had kept it."
+    assert words in client.get(page_of(shop, shop.event("handled", asked_at=clock.now()))).text
+    assert words not in client.get(page_of(shop, shop.event("handled"))).text
+
+
 def test_a_body_that_is_gone_is_said(client: Desk, shop: Shop) -> None:
     row = shop.event("handled", body=None)
     sign_in(client, shop.database, shop.portal, "editor")

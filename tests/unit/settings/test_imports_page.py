@@ -46,6 +46,7 @@ def test_an_editor_starts_stops_and_goes_on_by_plain_forms(
     assert "What PayPal lists" in page
     assert "the last 3 years" in page
     assert "PayPal has no list of: Orders." in page
+    assert f'<a href="/settings/portals/{id_text(site.id)}/sheets">Import a file</a>' in page
     assert "every 2s" not in page.split('id="reading"')[1].split("</section>")[0]
 
     answer = client.post(at(site, account, "/import"))
@@ -133,4 +134,7 @@ def test_where_nothing_is_listed_it_is_said_and_cannot_be_started(
     account = make_account(database, site, "adyen")
     page = client.get(at(site, account)).text
     assert "Adyen lists nothing of the past." in page
+    to_sheets = f"/settings/portals/{id_text(site.id)}/sheets"
+    assert f'<a href="{to_sheets}">Import a file</a>' in page
+    assert client.get(to_sheets).status_code == 200
     assert client.post(at(site, account, "/import")).status_code == 404
