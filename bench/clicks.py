@@ -1,6 +1,6 @@
 """Fifty clicks at once on each of two hundred subscriptions, over two web processes: is exactly one call made for each?
 
-    python -m bench.clicks --subscriptions 200 --clicks 50 --database sqlite|postgresql [--json]
+    python -m bench.clicks --subscriptions 200 --clicks 50 --database sqlite|postgresql [--form table]
 
 Each customer is signed in, opens the step, and presses its button so many times at once, half of the times at each
 process. The simulated processor counts.
@@ -8,7 +8,6 @@ process. The simulated processor counts.
 
 import argparse
 import asyncio
-import json
 import sys
 import time
 from collections import Counter
@@ -20,7 +19,7 @@ from sqlalchemy import text
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from bench.processes import Installation, Nursery, installation
+from bench.processes import Installation, Nursery, installation, show
 from portal import models, sync
 from portal.connect import open_gateway
 from portal.gateways.base import Ref, Snapshot
@@ -36,14 +35,10 @@ def main() -> None:
     parser.add_argument("--subscriptions", type=int, default=200)
     parser.add_argument("--clicks", type=int, default=50)
     parser.add_argument("--database", choices=["sqlite", "postgresql"], default="sqlite")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--form", choices=["lines", "table", "json"], default="lines")
     options = parser.parse_args()
     found = run(options.database, options.subscriptions, options.clicks)
-    if options.json:
-        print(json.dumps(found))
-    else:
-        for name, value in found.items():
-            print(f"{name:16}{value}")
+    show(found, options.form)
     once = found["calls"] == {"1": options.subscriptions}
     sys.exit(0 if once and found["confirmed"] == options.subscriptions else 1)
 

@@ -438,6 +438,7 @@ class World:
         _last: Any = (),
         ids: Any = (),
         taken: Any = None,
+        _homes: Any = (),
     ) -> list[None]:
         """The mail server takes everything."""
         for number, (_kind, payload) in enumerate(jobs):
@@ -825,6 +826,11 @@ class Machine(RuleBasedStateMachine):
     def click_at_both(self, remote: str, wish: str, steps: int) -> None:
         self.world.click(remote, wish, "web-1", steps)
         self.world.click(remote, wish, "web-2", None)
+
+    @rule(remote=REMOTES, wish=st.sampled_from(WISHES), steps=st.integers(1, 8))
+    def click_and_die(self, remote: str, wish: str, steps: int) -> None:
+        self.world.click(remote, wish, "web-1", steps)
+        self.world.kill("web-1")
 
     @rule(name=WORKERS, steps=STEPS, pick=st.integers(0, 3))
     def work(self, name: str, steps: int | None, pick: int) -> None:

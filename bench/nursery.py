@@ -1,7 +1,8 @@
 """Starts of the program without the seconds that loading it takes: this one loads it once and forks it on demand.
 
-One order a line on standard input, as JSON: `words` of the command line, `environment`, `log`. One pid a line on
-standard output. What it has started ends with it, and it ends with its standard input.
+One order a line on standard input, as JSON: `words` of the command line, `environment`, `log`, and `skew_s`, by which
+the clock of its machine is ahead. One pid a line on standard output. What it has started ends with it, and it ends with
+its standard input.
 """
 
 import ctypes
@@ -9,10 +10,12 @@ import json
 import os
 import signal
 import sys
+from datetime import timedelta
 from typing import Any
 
 import portal.__main__ as program
 import portal.server
+from portal import clock
 
 _WITH_PARENT = 1  # PR_SET_PDEATHSIG
 
@@ -37,6 +40,10 @@ def _become(order: dict[str, Any]) -> None:
     for number, file in ((0, nothing), (1, log), (2, log)):
         os.dup2(file, number)
     os.environ.update(order["environment"])
+    if order["skew_s"]:
+        skew = timedelta(seconds=order["skew_s"])
+        right = clock.machine
+        clock.machine = lambda: right() + skew
     sys.argv = ["portal", *order["words"]]
     try:
         program.app()

@@ -36,6 +36,7 @@ from tests.pgbouncer import Pooler  # noqa: E402
 from tests.postgres import Server as Postgres  # noqa: E402
 
 BASE = "localhost"
+_one_migrates = threading.Lock()  # of the installations that are made side by side in this process
 
 
 @dataclass
@@ -60,16 +61,19 @@ class Installation:
     def host(self) -> str:
         return f"{self.portal.slug}.{BASE}"
 
-    def start(self, name: str) -> None:
-        """Start `web…` (the pages alone) or anything else (a worker) under a name."""
+    def start(self, name: str, skew_s: float = 0.0) -> None:
+        """Start `web…` (the pages alone) or anything else (a worker) under a name; from a nursery, with a clock that
+        is so many seconds ahead."""
         words = ["worker"]
         if name.startswith("web"):
             port = self.ports.setdefault(name, free_port())
             words = ["serve", "--no-worker", "--port", str(port)]
         log = self.folder / f"{name}.log"
         if self.nursery is not None:
-            self.processes[name] = self.nursery.start(words, self._environment(), log)
+            self.processes[name] = self.nursery.start(words, self._environment(), log, skew_s)
             return
+        if skew_s:
+            raise ValueError("only what a nursery starts has another clock")
         with log.open("ab") as file:
             self.processes[name] = Cold(
                 subprocess.Popen(
@@ -215,6 +219,7 @@ class Nursery:
     """The program, loaded once and forked for each start."""
 
     def __init__(self) -> None:
+        self._one_at_a_time = threading.Lock()
         self._process = subprocess.Popen(
             [sys.executable, "-m", "bench.nursery"],
             cwd=ROOT,
@@ -225,12 +230,13 @@ class Nursery:
         )
         self._said()
 
-    def start(self, words: list[str], environment: dict[str, str], log: Path) -> Warm:
+    def start(self, words: list[str], environment: dict[str, str], log: Path, skew_s: float = 0.0) -> Warm:
         assert self._process.stdin is not None
-        order = {"words": words, "environment": environment, "log": str(log)}
-        self._process.stdin.write(json.dumps(order) + "\n")
-        self._process.stdin.flush()
-        return Warm(int(self._said()))
+        order = {"words": words, "environment": environment, "log": str(log), "skew_s": skew_s}
+        with self._one_at_a_time:
+            self._process.stdin.write(json.dumps(order) + "\n")
+            self._process.stdin.flush()
+            return Warm(int(self._said()))
 
     def close(self) -> None:
         assert self._process.stdin is not None
@@ -281,7 +287,9 @@ def installation(
     """An empty one on "sqlite", "postgresql" or "pgbouncer" (two connections in front of PostgreSQL), with one account
     at a simulated processor. With a nursery, processes are forked there instead of started anew."""
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="portal-bench-")))
+        # A death of a process is no power cut: for that, what is small need not wait for a disk.
+        memory = "/dev/shm" if nursery is not None and os.access("/dev/shm", os.W_OK) else None
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="portal-bench-", dir=memory)))
         server = stack.enter_context(Postgres()) if kind != "sqlite" else None
         pooler = stack.enter_context(Pooler(server)) if server and kind == "pgbouncer" else None
         direct = server.create("portal") if server else f"sqlite:///{folder}/portal.db"
@@ -303,7 +311,8 @@ def installation(
             demo=True,
             simulators={processor: one.address},
         )
-        upgrade(settings.direct_url)
+        with _one_migrates:
+            upgrade(settings.direct_url)
         database = Database(settings.database_url, 4, outside=walls.EVERYTHING)
         stack.callback(database.dispose)
         sample = one.samples()[0]
@@ -372,6 +381,18 @@ def _untrue_keys(db: Any) -> list[str]:
             if count := db.execute(text(sql)).scalar_one():
                 found.append(f"{count} rows of {table.name} point nowhere in {other}")
     return found
+
+
+def show(found: dict[str, Any], form: str) -> None:
+    """Print figures as "lines", as "json", or as a "table" for the documents."""
+    if form == "json":
+        print(json.dumps(found))
+    elif form == "table":
+        print("| " + " | ".join(found) + " |", "|---" * len(found) + "|", sep="\n")
+        print("| " + " | ".join(str(value) for value in found.values()) + " |")
+    else:
+        for name, value in found.items():
+            print(f"{name:22}{value}")
 
 
 def free_port() -> int:

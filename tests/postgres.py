@@ -62,6 +62,8 @@ class Server:
         try:
             self._make()
             self._start()
+            with psycopg.connect(self.url(), autocommit=True) as connection:
+                connection.execute(f"CREATE ROLE {APP} LOGIN CREATEDB PASSWORD '{self._password}'")
         except BaseException:
             self._end()
             raise
@@ -102,9 +104,9 @@ class Server:
             command, check=True, stdout=subprocess.DEVNULL, cwd=self._folder, user=_USER, group=_USER
         )
 
-    def _start(self) -> None:
+    def _start(self, port: int = 0) -> None:
         for _ in range(5):
-            self.port = _free_port()  # until the server takes it, somebody else may
+            self.port = port or _free_port()  # until the server takes it, somebody else may
             with (self._folder / "log").open("ab") as log:
                 self._process = subprocess.Popen(
                     ["/bin/sh", "-c", _GUARD, "guard", *self._command()],
@@ -116,8 +118,6 @@ class Server:
                     group=_USER,
                 )
             if self._answers():
-                with psycopg.connect(self.url(), autocommit=True) as connection:
-                    connection.execute(f"CREATE ROLE {APP} LOGIN CREATEDB PASSWORD '{self._password}'")
                 return
             self._stop()
         raise RuntimeError(f"PostgreSQL did not start: {(self._folder / 'log').read_text()}")
@@ -153,6 +153,14 @@ class Server:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+
+    def stop(self) -> None:
+        """As if it had gone away, until `go_on`."""
+        self._stop()
+
+    def go_on(self) -> None:
+        """With what it had, where it was."""
+        self._start(self.port)
 
     def _end(self) -> None:
         self._stop()

@@ -36,6 +36,9 @@ POINTS = (
     "after the answer is kept",
     "before the mail",
 )
+# Midtrans has one word for what was cancelled and for what is only disabled: looking proves nothing, so a cancel of
+# which nobody heard the answer (two of the seven) is sent again. It changes nothing then.
+SENT_AGAIN: dict[tuple[str, Key], int] = {("midtrans", "cancel_now"): 2}
 
 
 class Killed(BaseException):
@@ -292,7 +295,8 @@ def test_killed_around_a_cancel(
 
         came = story.run({point: dying(point) for point in POINTS})
         assert came == dict.fromkeys(POINTS, calm), key
-        assert len(story.calls) == len(calls) * len(POINTS), (key, calls, story.calls)
+        again = SENT_AGAIN.get((processor, key), 0)
+        assert len(story.calls) == len(calls) * len(POINTS) + again, (key, calls, story.calls)
         assert story.open_jobs == 0
         if adapter(processor).foretold is not Gateway.foretold:  # else only the answer tells
             assert story.notices == notices * len(POINTS) > 0

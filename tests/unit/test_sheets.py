@@ -523,7 +523,7 @@ class _Forgets:
     def write_now(self, fn: Any, *args: Any) -> int:
         if fn is sheets._add_parts:
             for part in args[3]:
-                self.rows += len(json.loads(zlib.decompress(part)))
+                self.rows += len(json.loads(zlib.decompress(part["content"])))
         return 1
 
 
