@@ -6,7 +6,6 @@ import os
 import pty
 import re
 import select
-import shutil
 import signal
 import subprocess
 import sys
@@ -71,22 +70,8 @@ class Installation:
     mailbox: Mailbox
 
 
-@pytest.fixture(scope="module")
-def new_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `portal migrate` makes where there is nothing."""
-    folder = tmp_path_factory.mktemp("new")
-    subprocess.run(
-        [sys.executable, "-m", "portal", "migrate"],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "PORTAL_DATABASE_URL": f"sqlite:///{folder}/portal.db"},
-        check=True,
-        capture_output=True,
-        cwd=folder,
-    )
-    return folder / "portal.db"
-
-
 @pytest.fixture
-def installation(tmp_path: Path, running_demo: Demo, new_database: Path) -> Iterator[Installation]:
+def installation(tmp_path: Path, running_demo: Demo) -> Iterator[Installation]:
     """`portal serve` on an empty database, on a terminal; the demo's simulators stand in for the processors."""
     port = free_port()
     with Mailbox() as mailbox:
@@ -104,11 +89,12 @@ def installation(tmp_path: Path, running_demo: Demo, new_database: Path) -> Iter
             "PORTAL_DEMO": "true",
             "PORTAL_SIMULATORS": json.dumps(running_demo.simulators),
         }
-        shutil.copy(new_database, tmp_path)
+        command = [sys.executable, "-m", "portal"]
+        subprocess.run([*command, "migrate"], env=environment, check=True, capture_output=True, cwd=tmp_path)
         ours, theirs = pty.openpty()
         log = (tmp_path / "log").open("wb")
         process = subprocess.Popen(
-            [sys.executable, "-m", "portal", "serve", "--port", str(port)],
+            [*command, "serve", "--port", str(port)],
             env=environment,
             stdout=theirs,
             stderr=log,
