@@ -26,7 +26,7 @@ from sqlalchemy import text
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))  # so that `python bench/x.py` finds the tests' PostgreSQL too
 
-from portal import clock, login, models  # noqa: E402
+from portal import clock, login, models, walls  # noqa: E402
 from portal.db import Database  # noqa: E402
 from portal.migrate import upgrade  # noqa: E402
 from portal.settings import Settings  # noqa: E402
@@ -313,7 +313,7 @@ def installation(
         )
         with _one_migrates:
             upgrade(settings.direct_url)
-        database = Database(settings.database_url, 4)
+        database = Database(settings.database_url, 4, outside=walls.EVERYTHING)
         stack.callback(database.dispose)
         sample = one.samples()[0]
         portal, account = database.write_now(_furnish, settings, processor, sample)

@@ -49,7 +49,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))  # so that `python bench/scale.py` finds the tests' PostgreSQL too
 
 from bench.processes import Installation, _furnish, installation  # noqa: E402
-from portal import clock, login, merchants, models, names  # noqa: E402
+from portal import clock, login, merchants, models, names, walls  # noqa: E402
 from portal.app import create_app  # noqa: E402
 from portal.db import Database  # noqa: E402
 from portal.ids import _EPOCH_MS, id_text  # noqa: E402
@@ -937,7 +937,7 @@ class Shop:
 
     def __init__(self, built: Built, visits: int) -> None:
         self.built = built
-        self.database = Database(built.url, 4)
+        self.database = Database(built.url, 4, outside=walls.EVERYTHING)
         self.settings = Settings(
             database_url=built.url,
             master_keys=new_key(),
@@ -1407,7 +1407,7 @@ def _house(kind: str) -> Iterator[Installation]:
             url = server.create("portal")
             upgrade(url)
             settings = house.settings.model_copy(update={"database_url": url})
-            database = Database(url, 4)
+            database = Database(url, 4, outside=walls.EVERYTHING)
             portal, account = database.write_now(_furnish, settings, "stripe", house.sample)
             moved = replace(house, settings=settings, database=database, portal=portal, account=account)
             moved.server, moved.processes, moved.ports = server, {}, {}

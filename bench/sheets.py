@@ -19,7 +19,7 @@ from typing import IO, Any
 
 from sqlalchemy.orm import Session
 
-from portal import clock, models, sheets
+from portal import clock, models, sheets, walls
 from portal.db import Database
 from portal.migrate import upgrade
 
@@ -34,7 +34,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         url = options.db or f"sqlite:///{folder}/portal.db"
         upgrade(url)
-        database = Database(url, threads=2)
+        database = Database(url, threads=2, outside=walls.EVERYTHING)
         try:
             with (Path(folder) / "orders.csv").open("w+b") as file:
                 write(file, options.lines)

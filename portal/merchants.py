@@ -757,7 +757,7 @@ def may(role: Role, fresh: bool = False) -> Callable[[View], View]:
             merchant_id = request.state.person.merchant_id
             with walls.wide("membership"):
                 theirs = await request.app.state.database.read(portal_ids, merchant_id)
-            walls.narrow(*theirs, also=(walls.INSTALLATION, merchant_id))
+            walls.narrow(also=(walls.INSTALLATION, merchant_id, *theirs))  # at home in none of them
             return await view(request)
 
         guarded.guard = ("merchant", role, fresh)  # type: ignore[attr-defined]

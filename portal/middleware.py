@@ -329,13 +329,13 @@ class Tenancy:
             return
         scope["scheme"] = self.settings.scheme
         scope["state"]["portal"] = portal
+        walls.narrow(portal.id)
         if not (is_customers(scope["path"]) or scope["path"] == "/"):
             await _error(scope, receive, send, 404)
             return
         token = texts.locale.set(portal.locale)
         try:
             if portal.enabled or scope["path"].startswith(STILL_OPEN):
-                walls.narrow(portal.id)
                 await self.app(scope, receive, send)
             else:
                 await _closed(scope, receive, send)

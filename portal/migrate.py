@@ -81,6 +81,7 @@ def _grant(connection: Connection, app_url: str) -> None:
     for words in (
         f"GRANT USAGE ON SCHEMA public TO {named}",
         f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {named}",
+        f"GRANT SELECT ON ALL SEQUENCES IN SCHEMA public TO {named}",  # which a backup asks for
         f"REVOKE INSERT, UPDATE, DELETE ON alembic_version FROM {named}",
     ):
         connection.exec_driver_sql(words)

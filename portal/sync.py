@@ -106,7 +106,7 @@ def _write(
     fresh = {one: _blank(account, model, one, as_of) for one in ids if one not in known}
     rows = known | fresh
     whose = {one: row.customer_id for one, row in rows.items()}
-    new, told = set(fresh), {}
+    new, told = set(fresh), dict[int, tuple[str | None, str]]()
     for number, record in enumerate(records):
         if record.remote_id in new:
             told[number] = _begin(rows[record.remote_id], record, as_of)
@@ -291,12 +291,18 @@ def _begin(row: models._Mirrored, record: Record, as_of: datetime) -> tuple[None
     return None, values.get("status", "")
 
 
-@cache
+_written: dict[tuple[type[Record], type[models._Mirrored]], tuple[tuple[str, str | None], ...]] = {}
+
+
 def _written_as(sort: type[Record], model: type[models._Mirrored]) -> tuple[tuple[str, str | None], ...]:
-    """The fields of a record, and for those that are written as they are, their column."""
-    known = _defaults(model)
-    plain = {name: _RENAMED.get(name, name) for name in _told_by(sort) if name not in _COMPOUND}
-    return tuple((name, one if (one := plain.get(name)) in known else None) for name in _told_by(sort))
+    """The fields of a record, and for those that are written as they are, their column; found once."""
+    if (sort, model) not in _written:
+        known = _defaults(model)
+        plain = {name: _RENAMED.get(name, name) for name in _told_by(sort) if name not in _COMPOUND}
+        _written[sort, model] = tuple(
+            (name, one if (one := plain.get(name)) in known else None) for name in _told_by(sort)
+        )
+    return _written[sort, model]
 
 
 def _merge(

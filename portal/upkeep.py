@@ -326,7 +326,6 @@ def import_file(
     settings: Settings, path: Path, slug: str, chosen: FileChoice, only_try: bool, problems: Path | None
 ) -> int:
     """Take a file in and go through it at once; the exit status. The same as on the page, and it is listed there."""
-
     place = store.open_store(settings)
 
     def run(database: Database) -> int:

@@ -121,8 +121,9 @@ def cursors(outside: Scope) -> type[psycopg.Cursor[Any]]:
             connection, scope = self.connection, _now.get() or outside
             if connection.autocommit and connection.pgconn.transaction_status == TransactionStatus.IDLE:
                 # A statement by itself: its scope goes out together with it, in one transaction and one round trip.
+                teller = _teller(connection)
                 with connection.pipeline():
-                    psycopg.Cursor(connection).execute(_TELL, (scope.text,))
+                    teller.execute(_TELL, (scope.text,))
                     super().execute(query, params, **how)
                 return self
             _tell(connection, scope)
@@ -135,6 +136,13 @@ def cursors(outside: Scope) -> type[psycopg.Cursor[Any]]:
             super().executemany(query, params_seq, **how)
 
     return Walled
+
+
+def _teller(connection: psycopg.Connection[Any]) -> psycopg.Cursor[Any]:
+    found: psycopg.Cursor[Any] | None = getattr(connection, "_walls_teller", None)
+    if found is None:
+        found = connection._walls_teller = psycopg.Cursor(connection)  # type: ignore[attr-defined]
+    return found
 
 
 def _tell(connection: psycopg.Connection[Any], scope: Scope) -> None:

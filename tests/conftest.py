@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pytest_socket import socket_allow_hosts
@@ -12,6 +13,7 @@ from portal import clock
 from portal.gateways import http
 from tests.postgres import programs
 from tests.shared import share
+from tests.sharing_out import SharingOut, place
 
 SHARED = Path(__file__).parents[2] / "shared"  # specifications and samples, where somebody has them
 
@@ -36,8 +38,18 @@ def pytest_report_header(config: pytest.Config) -> str:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Browser tests last: once Playwright has begun, its event loop runs in this thread, where no other can then."""
-    items.sort(key=lambda item: "e2e" in item.path.parts)
+    items.sort(key=lambda item: place(item.nodeid.split("::")[0]))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are cores: the browser tests wait for much of their time."""
+    return len(os.sched_getaffinity(0)) + 1
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> SharingOut | None:
+    return SharingOut(config, log) if config.getoption("dist") == "loadfile" else None
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -12,7 +12,7 @@ from types import TracebackType
 import psycopg
 from sqlalchemy.engine import make_url
 
-from tests.postgres import _GUARD, _USER, Server, _free_port
+from tests.postgres import _GUARD, _USER, APP, Server, _free_port
 
 
 def program() -> str | None:
@@ -87,7 +87,8 @@ class Pooler:
 
     def _write(self) -> Path:
         people, configuration = self._folder / "people", self._folder / "pgbouncer.ini"
-        people.write_text(f'"{self._server.username}" "{self._server.password}"\n')
+        names = (self._server.username, APP)
+        people.write_text("".join(f'"{name}" "{self._server.password}"\n' for name in names))
         lines = [f"{name} = {value}" for name, value in self._settings.items()]
         configuration.write_text(
             f"[databases]\n* = host=127.0.0.1 port={self._server.port}\n[pgbouncer]\n"

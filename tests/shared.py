@@ -54,11 +54,11 @@ class _Shared:
         engine.update_execution_options(compiled_cache=_compiled)
 
 
-class SharedSQLite(_Shared, SQLiteDialect_pysqlite):  # type: ignore[misc]
+class SharedSQLite(_Shared, SQLiteDialect_pysqlite):
     supports_statement_cache = True
 
 
-class SharedPostgreSQL(_Shared, PGDialect_psycopg):  # type: ignore[misc]
+class SharedPostgreSQL(_Shared, PGDialect_psycopg):
     supports_statement_cache = True
 
 

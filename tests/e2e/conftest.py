@@ -10,12 +10,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from pathlib import Path
 from typing import Any
 
 import httpx2 as httpx
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page
+from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from portal import clock
 from portal.gateways import facts
@@ -33,6 +34,15 @@ CHROMIUM_FLAGS = [
     "--disable-dev-shm-usage",
 ]
 
+# One client for all, since making one takes longer than what it asks; it keeps no cookie and no connection.
+plain = httpx.Client(
+    trust_env=False,
+    timeout=30,
+    cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
+    limits=httpx.Limits(max_keepalive_connections=0),
+)
+expect.set_options(timeout=20_000)  # what is waited for comes at once, but not on a busy machine
+
 
 @dataclass(frozen=True)
 class Demo:
@@ -47,14 +57,12 @@ class Demo:
 
     def mails(self, to: str) -> list[dict[str, Any]]:
         """What the mailbox holds for an address, newest first."""
-        found: list[dict[str, Any]] = httpx.get(
-            f"{self.base}/__demo/mailbox.json", params={"to": to}, trust_env=False
-        ).json()
+        found: list[dict[str, Any]] = plain.get(f"{self.base}/__demo/mailbox.json", params={"to": to}).json()
         return found
 
     def mail(self, to: str, subject: str = "", count: int = 1) -> dict[str, Any]:
         """The newest mail to an address whose subject holds these words; waits until `count` such are there."""
-        deadline = time.monotonic() + 15
+        deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             found = [mail for mail in self.mails(to) if subject.lower() in mail["subject"].lower()]
             if len(found) >= count:
@@ -73,14 +81,11 @@ class Demo:
         """A request as this page's browser would send it, cookies included, without a browser's own headers."""
         wanted = httpx.URL(url)
         cookies = "; ".join(f"{c['name']}={c['value']}" for c in page.context.cookies(url))
-        return httpx.request(
+        return plain.request(
             method,
             url.replace(f"//{wanted.host}", "//127.0.0.1", 1),
             headers={"Host": f"{wanted.host}:{wanted.port}", "Cookie": cookies, **(headers or {})},
             data=form,
-            trust_env=False,
-            follow_redirects=False,
-            timeout=30,
         )
 
     def reset(self) -> None:
@@ -93,7 +98,7 @@ class Demo:
         self._post(f"simulators/{simulator}/switch", {"mode": mode})
 
     def _post(self, path: str, body: dict[str, Any]) -> None:
-        answer = httpx.post(f"{self.base}/__demo/{path}", json=body, trust_env=False, timeout=30)
+        answer = plain.post(f"{self.base}/__demo/{path}", json=body)
         assert answer.status_code == 200, answer.text
 
 
@@ -102,6 +107,7 @@ def free_port() -> int:
     worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
     places = range(18_000 + 3_000 * worker, 30_000, 40)
     first = os.getpid() % 70  # another run side by side begins elsewhere
+    base: int
     for base in (*places[first:], *places[:first]):
         try:
             for offset in range(1 + len(names())):
@@ -171,7 +177,7 @@ def _wait_ready(base: str) -> None:
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         try:
-            if httpx.get(f"{base}/health/ready", trust_env=False).status_code == 200:
+            if plain.get(f"{base}/health/ready").status_code == 200:
                 return
         except httpx.HTTPError:
             pass
@@ -220,7 +226,7 @@ def page(page: Page) -> Iterator[Page]:
             else complaints.append(f"third party: {request.url}")
         ),
     )
-    page.set_default_timeout(10_000)
+    page.set_default_timeout(30_000)
     yield page
     assert complaints == []
 
@@ -234,7 +240,7 @@ def _is_ours(url: str) -> bool:
 def phone(browser: Browser, browser_context_args: dict[str, Any]) -> Iterator[Page]:
     context = browser.new_context(**{**browser_context_args, "viewport": {"width": 375, "height": 812}})
     page = context.new_page()
-    page.set_default_timeout(10_000)
+    page.set_default_timeout(30_000)
     yield page
     context.close()
 
@@ -244,7 +250,7 @@ def no_script(browser: Browser, browser_context_args: dict[str, Any]) -> Iterato
     """A browser with JavaScript off."""
     context = browser.new_context(**{**browser_context_args, "java_script_enabled": False})
     page = context.new_page()
-    page.set_default_timeout(10_000)
+    page.set_default_timeout(30_000)
     yield page
     context.close()
 
@@ -258,7 +264,7 @@ def other_browser(browser: Browser, browser_context_args: dict[str, Any]) -> Ite
         context = browser.new_context(**browser_context_args)
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(10_000)
+        page.set_default_timeout(30_000)
         return page
 
     yield make

@@ -85,4 +85,4 @@ def test_keyboard_alone_cancels(page: Page, demo: Demo) -> None:
         if page.evaluate("document.activeElement.matches('button.danger')"):
             break
     page.keyboard.press("Enter")
-    expect(card.locator("[data-proof=confirmed]")).to_be_visible(timeout=20_000)
+    expect(card.locator("[data-proof=confirmed]")).to_be_visible(timeout=60_000)

@@ -53,7 +53,7 @@ def test_a_subscription_is_cancelled_and_proven(page: Page, demo: Demo, name: st
     card = card_with(page, "cancel", "Cancel subscription")
     card.locator('a[id^="cancel-"]').click()
     page.get_by_role("main").get_by_role("button", name=re.compile("^Cancel subscription")).first.click()
-    expect(card.locator("[data-proof=confirmed]")).to_be_visible(timeout=25_000)
+    expect(card.locator("[data-proof=confirmed]")).to_be_visible(timeout=60_000)
     expect(card).to_contain_text(re.compile(r"Ending|Cancelled"))
     assert "cancelled" in demo.mail(f"{name}@example.com", "cancelled")["subject"]
 
@@ -99,7 +99,7 @@ def test_a_new_payment_method_through_the_hosted_page(page: Page, demo: Demo, na
         .or_(card.locator("[data-request=open]"))
         .or_(card.get_by_text("the next charge shows the new card"))
         .first
-    ).to_be_visible(timeout=25_000)
+    ).to_be_visible(timeout=60_000)
 
 
 @pytest.mark.parametrize("name", [name for name in AT_NOVA if can(name, "update_payment_method", "hosted")])

@@ -65,7 +65,7 @@ def test_picking_a_reason_shows_its_offer_and_moves_no_button(
         expect(step.get_by_label("Why? (optional)")).to_have_value("It is too expensive")
         final.click()  # one press, with an offer in sight
         card = Portal(page, demo.acme).card("Monthly coffee box")
-        expect(card.locator("[data-proof=confirmed]")).to_be_visible(timeout=20_000)
+        expect(card.locator("[data-proof=confirmed]")).to_be_visible(timeout=60_000)
     assert loads.count == 0
 
 
@@ -79,7 +79,7 @@ def test_a_pause_instead_is_one_step_of_its_own(
     expect(page.get_by_role("heading", name="Pause Monthly coffee box?")).to_be_visible()
     page.get_by_role("main").get_by_role("button", name=re.compile("^Pause subscription")).click()
     card = Portal(page, demo.acme).card("Monthly coffee box")
-    expect(card.locator("[data-proof=confirmed]")).to_be_visible(timeout=20_000)
+    expect(card.locator("[data-proof=confirmed]")).to_be_visible(timeout=60_000)
     expect(card).to_contain_text("Paused")
 
 

@@ -3,11 +3,10 @@
 import re
 from typing import Any
 
-import httpx2 as httpx
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.e2e.conftest import Demo
+from tests.e2e.conftest import Demo, plain
 from tests.e2e.pages.portal import TABS, Portal
 from tests.e2e.pages.signing_in import sign_in
 
@@ -155,5 +154,5 @@ def test_two_portals_know_nothing_of_each_other(page: Page, demo: Demo) -> None:
 
 def test_strange_host_is_misdirected(demo: Demo) -> None:
     for host in ("evil.example", "acme.localhost.evil.example", "127.0.0.1", "acme.localhost:x"):
-        answer = httpx.get(f"{demo.base}/customers", headers={"Host": host}, trust_env=False)
+        answer = plain.get(f"{demo.base}/customers", headers={"Host": host})
         assert answer.status_code == 421

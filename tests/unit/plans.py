@@ -16,20 +16,26 @@ def plan(
     statement: Executable,
     values: Mapping[str, Any] | None = None,
     off: tuple[str, ...] = (),
+    counted: bool = True,
 ) -> list[str]:
     """The plan of a statement with these values, line by line; of what it does not take, nothing is given to it."""
     known = statement.compile().params  # type: ignore[attr-defined]
     wanted = {name: value for name, value in (values or {}).items() if name in known}
-    return plan_of(database, lambda db: db.connection().execute(statement, wanted).all(), off=off)
+    return plan_of(database, lambda db: db.connection().execute(statement, wanted).all(), "", off, counted)
 
 
 def plan_of(
-    database: Database, read: Callable[[Session], Any], which: str = "", off: tuple[str, ...] = ()
+    database: Database,
+    read: Callable[[Session], Any],
+    which: str = "",
+    off: tuple[str, ...] = (),
+    counted: bool = True,
 ) -> list[str]:
     """The plan of what a function asks of the database: of the last statement that has `which` in it.
 
     On PostgreSQL it is the plan for many rows, whose figures are known. On few, reading them all would be cheaper than
     any index, and sorting them cheaper than an order that is there; `off` are further ways of few rows, as `hashjoin`.
+    `counted` is whether it knows how many rows there are; else it goes by what it takes a table to be.
     """
 
     def explain(db: Session) -> list[str]:
@@ -51,7 +57,8 @@ def plan_of(
         word = "EXPLAIN QUERY PLAN" if database.is_sqlite else "EXPLAIN"
         return [str(row[-1]) for row in connection.exec_driver_sql(f"{word} {sql}", parameters)]
 
-    _count(database)
+    if counted:
+        _count(database)
     return database.write_now(explain)  # SET LOCAL needs a transaction
 
 

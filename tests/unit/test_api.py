@@ -611,12 +611,11 @@ def test_every_list_is_read_by_its_index(database: Database, acme: Shop) -> None
         query = QUERIES.get(read, api.OfCustomer)(
             **{name: ids.get(value, value) for name, value in given.items()}
         )
-        more = [clock.now()] if read is api.events else []
-        plans = plan_of(
-            database,
-            lambda db, read=read, query=query, more=more: read(db, acme.portal.id, query, *more),
-            "LIMIT",
-        )
+
+        def ask(db: Session, read: Any = read, query: Any = query) -> None:
+            read(db, acme.portal.id, query, *([clock.now()] if read is api.events else []))
+
+        plans = plan_of(database, ask, "LIMIT")
         assert uses(plans, index), (index, plans)
         assert any("portal_id=?" in line or "portal_id = " in line for line in plans), (index, plans)
         assert not wholes(plans), (index, plans)

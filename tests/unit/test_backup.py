@@ -24,7 +24,7 @@ from sqlalchemy.orm import Session
 from sqlmodel import col
 from typer.testing import CliRunner
 
-from portal import backups, clock, doctor, models, postgres, webhooks
+from portal import backups, clock, doctor, models, postgres, walls, webhooks
 from portal.__main__ import app
 from portal.db import Database
 from portal.gateways.base import Event
@@ -71,7 +71,7 @@ def elsewhere(database: Database, request: pytest.FixtureRequest, tmp_path: Path
 
 @contextlib.contextmanager
 def restored(url: str) -> Iterator[Database]:
-    database = Database(url, threads=2)
+    database = Database(url, threads=2, outside=walls.EVERYTHING)
     try:
         yield database
     finally:

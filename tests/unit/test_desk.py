@@ -428,6 +428,7 @@ def test_deeds_go_on_by_their_cursor_and_their_index(shop: Shop) -> None:
     assert shop.database.read_now(customers.deeds, shop.other.id, shop.ana.id).rows == ()
 
     values = {"portal": shop.portal.id, "customer": shop.ana.id, "before": 2**62}
-    lines = plan(shop.database, customers.DEEDS, values, off=("hashjoin", "mergejoin"))
+    counted = not shop.database.is_sqlite
+    lines = plan(shop.database, customers.DEEDS, values, off=("hashjoin", "mergejoin"), counted=counted)
     assert uses(lines, "ix_action_customer"), lines
     assert not sorts(lines), lines

@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import select
 from sqlalchemy.exc import OperationalError
 
-from portal import clock, imports, models, work
+from portal import clock, imports, models, walls, work
 from portal.connect import Disconnected
 from portal.db import Database
 from portal.gateways.base import (
@@ -123,7 +123,9 @@ class Till:
 
     def rows(self, model: Any) -> list[Any]:
         return list(
-            self.database.read_now(lambda db: db.execute(select(model).order_by(model.id)).scalars().all())
+            self.database.read_now(
+                lambda db: db.execute(select(model).order_by(*model.__table__.primary_key)).scalars().all()
+            )
         )
 
     def names(self, model: Any) -> list[str]:
@@ -291,7 +293,7 @@ def test_the_same_worker_reads_a_run_once_at_a_time(sqlite_till: Till) -> None:
 
 def _reads_until_it_is_killed(url: str, run_id: int, pipe: Connection) -> None:
     """In a process of its own: three pages, and then it waits."""
-    database = Database(url, threads=2)
+    database = Database(url, threads=2, outside=walls.EVERYTHING)
     settings = Settings(master_keys=MASTER_KEY, scheme="http")
     importer = imports.Importer(settings, database, Vault(MASTER_KEY), work.after_page)
 
@@ -487,7 +489,7 @@ def test_a_list_with_the_ids_of_another_account_touches_nothing_there(till: Till
     till.start()
 
     async def both() -> list[str]:
-        found = []
+        found = list[str]()
         for account in (theirs, till.account):
             importer = till.importer()
             found.append((await importer.turn(till.run(account).id)).came)

@@ -598,7 +598,11 @@ def test_loading_a_session_is_one_search_in_an_index(
     database: Database, portal: models.Portal, ana: models.Customer
 ) -> None:
     tokens = [signed_in(database, portal).token for _ in range(3)]
-    lines = plan_of(database, lambda db: login.load_session(db, portal.id, tokens[0], NOW))
+    lines = plan_of(
+        database,
+        lambda db: login.load_session(db, portal.id, tokens[0], NOW),
+        counted=not database.is_sqlite,
+    )
     assert not wholes(lines), lines
 
 

@@ -267,8 +267,11 @@ def test_the_subscriptions_are_read_by_their_indexes(database: Database) -> None
     view = _view(database, portal)
     lines = plan_of(database, lambda db: matrix._groups(db, account, view, clock.now()))
     assert not [line for line in wholes(lines) if "subscription" in line], lines
-    assert uses(lines, "ix_subscription_figures"), lines
-    assert uses(lines, "ix_subscription_kept"), lines
+    if database.is_sqlite:
+        assert uses(lines, "ix_subscription_figures"), lines
+        assert uses(lines, "ix_subscription_kept"), lines
+    else:  # which takes one of several that fit
+        assert uses(lines, r"Index.* Scan.* using ix_\w+ on subscription"), lines
 
 
 def test_more_than_can_be_counted_is_said(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,7 @@ from bench import sheets as bench
 from portal import clock, models, sheetrows, sheets, sync, upkeep
 from portal.db import Database
 from portal.gateways import facts
+from portal.settings import Settings
 from portal.sheetfile import Unreadable, open_file
 from portal.sheets import Choice, Refused
 from tests.unit.builders import make_account, make_customer, make_order, make_payment, make_portal, save
@@ -522,7 +523,7 @@ class _Forgets:
     def write_now(self, fn: Any, *args: Any) -> int:
         if fn is sheets._add_parts:
             for part in args[3]:
-                self.rows += len(json.loads(zlib.decompress(part)))
+                self.rows += len(json.loads(zlib.decompress(part["content"])))
         return 1
 
 
@@ -553,7 +554,7 @@ def test_import_file_on_the_command_line(
     def run(only_try: bool = False, problems: Path | None = None, slug: str = "acme", **chosen: Any) -> int:
         values = {"account": "shop", "columns": mapped, "currency": "USD", **chosen}
         choice = upkeep.FileChoice(**values)
-        return upkeep.import_file(None, file, slug, choice, only_try, problems)  # type: ignore[arg-type]
+        return upkeep.import_file(Settings(), file, slug, choice, only_try, problems)
 
     assert run(only_try=True) == 1
     assert capsys.readouterr() == (

@@ -12,6 +12,7 @@ from typing import Any
 import psycopg
 import pytest
 from sqlalchemy import text
+from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, ProgrammingError
 from sqlalchemy.orm import Session
 from starlette.requests import Request
@@ -25,7 +26,8 @@ from portal.db import Database
 from portal.jobs import enqueue
 from portal.settings import Settings
 from portal.work import Worker
-from tests.postgres import Server, programs
+from tests.pgbouncer import Pooler, program
+from tests.postgres import APP, Server, programs
 from tests.unit.builders import (
     MASTER_KEY,
     make_account,
@@ -214,20 +216,39 @@ async def one_of_many(shops: Shops, number: int, whose: str, seen: Counter[str])
 
 
 def test_without_any_filter_nothing_foreign_is_read_or_written(shops: Shops) -> None:
+    a_thousand_mixed(shops, 1000)
+
+
+@pytest.mark.skipif(program() is None, reason="no PgBouncer here")
+def test_nor_where_a_pooler_hands_each_transaction_another_connection(
+    shops: Shops, postgres: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Six connections of ours share two of the server's."""
+    with Pooler(postgres) as pooler:
+        url = make_url(pooler.url("portal")).set(username=APP).render_as_string(hide_password=False)
+        through = Database(url, threads=6, outside=walls.EVERYTHING)
+        try:
+            monkeypatch.setattr(shops, "database", through)
+            a_thousand_mixed(shops, 300)
+        finally:
+            through.dispose()
+
+
+def a_thousand_mixed(shops: Shops, many: int) -> None:
     before = shops.database.read_now(snapshot_of, shops.ids[1])
     assert all(before[number] for number in range(len(FILLED)) if FILLED[number] != "customer_key")
     seen: Counter[str] = Counter()
-    order = [("acme" if number % 3 else "nobody") for number in range(1000)]
+    order = [("acme" if number % 3 else "nobody") for number in range(many)]
 
     async def all_at_once() -> None:
-        for start in range(0, 1000, 50):
+        for start in range(0, many, 50):
             mine = [one_of_many(shops, at, order[at], seen) for at in range(start, start + 50)]
             await asyncio.gather(*mine)
 
     asyncio.run(all_at_once())
     assert (seen["foreign"], seen["foreign writes"]) == (0, 0)
-    assert seen["rows"] > 100
-    assert seen["refused"] > 150
+    assert seen["rows"] > many / 10
+    assert seen["refused"] > many / 7
     assert shops.database.read_now(snapshot_of, shops.ids[1]) == before
 
 
@@ -247,8 +268,9 @@ def test_every_table_is_behind_the_wall_or_said_not_to_be(shops: Shops) -> None:
         lambda db: db.execute(
             text(
                 "SELECT c.relname, c.relrowsecurity AND c.relforcerowsecurity, "
-                "array_agg(p.polname || ':' || p.polcmd::text || ':' || (p.polqual IS NOT NULL) "
-                "|| ':' || (p.polwithcheck IS NOT NULL) || ':' || p.polpermissive || ':' || p.polroles::text) "
+                "array_agg(p.polname || ':' || p.polcmd::text"
+                " || ':' || (p.polqual IS NOT NULL) || ':' || (p.polwithcheck IS NOT NULL)"
+                " || ':' || p.polpermissive || ':' || p.polroles::text) "
                 "FROM pg_class c LEFT JOIN pg_policy p ON p.polrelid = c.oid "
                 "WHERE c.relkind IN ('r', 'p') AND c.relnamespace = 'public'::regnamespace GROUP BY 1, 2"
             )
@@ -332,6 +354,9 @@ def test_several_portals_and_the_installation(shops: Shops) -> None:
         assert walls.home() is None
     with walls.within(also=(walls.INSTALLATION,)):
         assert shops.database.read_now(every_row, "order_") == set()
+        assert walls.home() is None
+    with walls.within(also=(walls.INSTALLATION, mine)):
+        assert shops.database.read_now(every_row, "order_") == {mine}
         assert walls.home() is None
     with walls.within(mine, also=(walls.INSTALLATION,)):
         assert walls.home() == mine

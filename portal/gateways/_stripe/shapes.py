@@ -4,7 +4,6 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import fields, replace
 from datetime import UTC, datetime
-from functools import cache
 from typing import Any, TypeVar
 
 from portal import clock
@@ -499,9 +498,14 @@ def sound(record: R) -> R:
     return record
 
 
-@cache
+_texts_of: dict[type[Record], tuple[str, ...]] = {}
+_fields_of: dict[type[Record], frozenset[str]] = {}
+
+
 def _texts(sort: type[Record]) -> tuple[str, ...]:
-    return tuple(one.name for one in fields(sort) if one.name in TEXTS)
+    if sort not in _texts_of:
+        _texts_of[sort] = tuple(one.name for one in fields(sort) if one.name in TEXTS)
+    return _texts_of[sort]
 
 
 def without(record: R, *names: str) -> R:
@@ -509,9 +513,10 @@ def without(record: R, *names: str) -> R:
     return replace(record, knows=all_fields(type(record)) - set(names))
 
 
-@cache
 def all_fields(sort: type[Record]) -> frozenset[str]:
-    return frozenset(one.name for one in fields(sort)) - {"remote_id", "knows"}
+    if sort not in _fields_of:
+        _fields_of[sort] = frozenset(one.name for one in fields(sort)) - {"remote_id", "knows"}
+    return _fields_of[sort]
 
 
 def money_of(minor: Any, currency: Any) -> Money | None:

@@ -90,9 +90,7 @@ async def upload(request: Request) -> Response:
     except (Unreadable, Refused) as error:
         return await _index(request, {"file": str(error)}, form.text("sort") if form else "")
     except StoreDown:
-        sentence = _(
-            "Files can't be taken in right now: the store does not answer. Nothing is lost; try again in a minute."
-        )
+        sentence = _("This file can't be kept right now. Nothing of it was taken in; try again in a minute.")
         return await _index(request, {"file": sentence}, form.text("sort") if form else "", status=503)
     except OSError:
         return await _index(request, {"file": _("There is no room for this file on the server right now.")})

@@ -66,7 +66,7 @@ def next_code(demo: "Demo", email: str, ask: Callable[[], object]) -> dict[str, 
     """The mail that comes after this is asked for; those that were there before count as old."""
     before = len(_with_code(demo, email))
     ask()
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while len(mails := _with_code(demo, email)) <= before:
         assert time.monotonic() < deadline, f"no sign-in mail to {email}"
         time.sleep(0.03)
@@ -78,7 +78,8 @@ def _with_code(demo: "Demo", email: str) -> list[dict[str, Any]]:
 
 
 def _link(mail: dict[str, Any]) -> str:
-    return next(link for link in mail["links"] if "/customers/login/" in link)
+    links: list[str] = mail["links"]
+    return next(link for link in links if "/customers/login/" in link)
 
 
 def _at_orders(page: Page) -> None:

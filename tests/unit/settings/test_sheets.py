@@ -52,7 +52,7 @@ def test_a_file_is_refused_while_it_can_be_kept_nowhere(
     app.state.store = Folder(tmp_path / "no-folder" / "kept")
     answer = give(client, site, GOOD)
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "60")
-    assert "Nothing of this one was taken in" in answer.text
+    assert "Nothing of it was taken in" in answer.text
     row = select(func.count()).select_from(models.Sheet)
     assert database.read_now(lambda db: db.execute(row).scalar_one()) == 0
     app.state.store = Folder(tmp_path / "kept")
