@@ -278,7 +278,7 @@ def look_at_link(
     if not _TOKEN.fullmatch(token):
         return "malformed"
     request, row = models.LoginRequest, models.LoginToken
-    found = db.execute(
+    asked = (
         select(
             col(row.portal_id),
             col(row.purpose),
@@ -292,7 +292,9 @@ def look_at_link(
         )
         .join(request, col(request.id) == col(row.request_id))
         .where(col(row.token_hash) == digest(token))
-    ).one_or_none()
+    )
+    with walls.wide("link"):
+        found = db.execute(asked).one_or_none()
     if found is None:
         return "unknown"
     if found.portal_id != portal_id or found.purpose != (purpose or purpose_of(portal_id)):

@@ -22,6 +22,7 @@ Why = Literal[
     "membership",  # which portals are somebody's on the merchant's side
     "webhook",  # whose account an unguessable address is
     "api key",  # whose key it is
+    "link",  # whether a sign-in link that does not work here is another shop's
     "new portal",  # its name is to be one that no other has
     "domain",  # whether somebody else has proved a name
     "worker",  # claiming, its rounds over all portals, jobs that are no portal's

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from importlib import import_module
 
+# The folder of the fact tables is loaded first: who imports it later would else put it in the place of the function.
+import portal.gateways.facts  # noqa: F401
 from portal.gateways.base import Gateway
 from portal.gateways.capabilities import facts, processors
 

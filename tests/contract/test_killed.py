@@ -37,8 +37,12 @@ POINTS = (
     "before the mail",
 )
 # Midtrans has one word for what was cancelled and for what is only disabled: looking proves nothing, so a cancel of
-# which nobody heard the answer (two of the seven) is sent again. It changes nothing then.
-SENT_AGAIN: dict[tuple[str, Key], int] = {("midtrans", "cancel_now"): 2}
+# which nobody heard the answer (two of the seven) is sent again. It changes nothing then. Razorpay shows nowhere that a
+# subscription will end with its cycle.
+SENT_AGAIN: dict[tuple[str, Key], int] = {
+    ("midtrans", "cancel_now"): 2,
+    ("razorpay", "cancel_at_period_end"): 2,
+}
 
 
 class Killed(BaseException):

@@ -427,6 +427,11 @@ def test_deeds_go_on_by_their_cursor_and_their_index(shop: Shop) -> None:
     assert rest.older is None
     assert shop.database.read_now(customers.deeds, shop.other.id, shop.ana.id).rows == ()
 
+    bo = make_customer(shop.database, shop.portal, "bo@example.com")
+    theirs = make_subscription(shop.database, shop.account, bo)
+    for _ in range(100):  # else going through all of them would be as good
+        make_action(shop.database, theirs, closed_at=NOW, phase="confirmed", confirmed_at=NOW)
+
     values = {"portal": shop.portal.id, "customer": shop.ana.id, "before": 2**62}
     counted = not shop.database.is_sqlite
     lines = plan(shop.database, customers.DEEDS, values, off=("hashjoin", "mergejoin"), counted=counted)

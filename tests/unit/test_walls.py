@@ -62,6 +62,7 @@ WIDE = {
     ("doctor.py", "health"): 2,
     ("domains.py", "domain"): 1,
     ("letters.py", "worker"): 1,
+    ("login.py", "link"): 1,
     ("merchants.py", "membership"): 2,
     ("middleware.py", "host"): 1,
     ("views/api.py", "api key"): 1,
