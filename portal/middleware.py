@@ -351,7 +351,16 @@ class Tenancy:
             await _error(scope, receive, send, 404)
         else:
             walls.narrow(also=(walls.INSTALLATION,))  # and more once it is known who asks: `merchants`
-            await self.app(scope, receive, send)
+            await self.app(scope, receive, self._forgetting(send) if scope["method"] == "POST" else send)
+
+    def _forgetting(self, send: Send) -> Send:
+        """What a merchant has changed is seen at once by customers of this process, and soon by the others'."""
+
+        async def forgetting(message: Message) -> None:
+            self._known.clear()
+            await send(message)
+
+        return forgetting
 
     async def _portal(self, host: str) -> tenancy.PortalView | None:
         now = time.monotonic()

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from datetime import date
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -301,3 +302,10 @@ def test_every_method_that_a_key_needs_is_one_of_the_contract() -> None:
     from portal.gateways.base import Gateway
 
     assert all(hasattr(Gateway, name) for names in METHODS.values() for name in names)
+
+
+def test_the_folder_of_the_tables_never_takes_the_place_of_the_function() -> None:
+    """As where something looks through all modules of the project."""
+    found = import_module("portal.gateways.facts")
+    assert found.__path__
+    assert callable(import_module("portal.gateways").facts)
