@@ -41,6 +41,7 @@ from sqlmodel import col
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from bench.processes import next_due
 from portal import actions, clock, db, letters, models, sync, tenancy, webhooks, work
 from portal.db import Database
 from portal.gateways.base import (
@@ -563,7 +564,7 @@ class World:
             self.work("worker-1", None)
             if self._open_jobs() != before:
                 continue
-            due = self._next_due()
+            due = next_due(self.database)
             if due is None or due > until:
                 return
             self.pass_time(max(due - self.at, timedelta(milliseconds=1)))
@@ -578,15 +579,6 @@ class World:
         row = models.Job
         found = select(col(row.id), col(row.run_at), col(row.done_at)).order_by(col(row.id))
         return list(self.database.read_now(lambda db: db.execute(found).all()))
-
-    def _next_due(self) -> datetime | None:
-        row = models.Job
-        waiting = select(col(row.run_at), col(row.locked_until)).where(
-            col(row.done_at).is_(None), col(row.parked_at).is_(None)
-        )
-        found = self.database.read_now(lambda db: db.execute(waiting).all())
-        moments = [max(at, held + timedelta(milliseconds=1)) if held else at for at, held in found]
-        return min(moments, default=None)
 
 
 def _spend(db: Any, action_id: int, now: datetime) -> None:

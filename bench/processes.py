@@ -15,13 +15,14 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from email import message_from_bytes
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from sqlalchemy import text
+from sqlalchemy import select, text
+from sqlmodel import col
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))  # so that `python bench/x.py` finds the tests' PostgreSQL too
@@ -403,3 +404,14 @@ def free_port() -> int:
 
 def _clean() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith("PORTAL_")}
+
+
+def next_due(database: Database) -> datetime | None:
+    """When the next thing can be done: as soon as it is due and nobody holds it any more."""
+    row = models.Job
+    waiting = select(col(row.run_at), col(row.locked_until)).where(
+        col(row.done_at).is_(None), col(row.parked_at).is_(None)
+    )
+    found = database.read_now(lambda db: db.execute(waiting).all())
+    moments = [max(at, held + timedelta(milliseconds=1)) if held else at for at, held in found]
+    return min(moments, default=None)

@@ -12,6 +12,7 @@ import json
 import os
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -26,10 +27,10 @@ def measure(place: store.Store, size: int, rounds: int) -> dict[str, float]:
         content = os.urandom(size)
         key = store.key_of("document", 0, number + 1, hashlib.sha256(content).hexdigest())
         for name, do in (
-            ("put_ms", lambda: store.put_bytes(place, key, content)),  # noqa: B023
-            ("get_ms", lambda: store.whole(place, key)),  # noqa: B023
-            ("stat_ms", lambda: place.size(key)),  # noqa: B023
-            ("delete_ms", lambda: place.delete(key)),  # noqa: B023
+            ("put_ms", partial(store.put_bytes, place, key, content)),
+            ("get_ms", partial(store.whole, place, key)),
+            ("stat_ms", partial(place.size, key)),
+            ("delete_ms", partial(place.delete, key)),
         ):
             began = time.perf_counter()
             do()

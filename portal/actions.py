@@ -442,9 +442,8 @@ def _answered(db: Session, action_id: int, snapshot: Snapshot, now: datetime) ->
             _tell_merchant(db, action, snapshot.tell, now)
         return action.phase
     action.phase, action.error = "checking", None
-    action.params = {
-        name: value for name, value in action.params.items() if name != "tell"
-    }  # it says so itself
+    # What was foretold, the answer says itself.
+    action.params = {name: value for name, value in action.params.items() if name != "tell"}
     _pass_on(db, action, snapshot, now)
     if action.closed_at is None:
         if (action.capability != "pay_now" and _proof(account, action) == "answer") or _successor(

@@ -130,9 +130,8 @@ def split_address(url: str) -> tuple[URL, int | None]:
 def goes_through_pooler(connection: Any) -> bool:
     """Whether a driver's connection ends at PgBouncer or its like, where each transaction may run on another
     connection to the server: the process that greeted us is not the one that answers."""
-    return bool(
-        int(_say(connection, b"SELECT pg_backend_pid()").get_value(0, 0)) != connection.info.backend_pid
-    )
+    greeted: int = connection.info.backend_pid
+    return int(_say(connection, b"SELECT pg_backend_pid()").get_value(0, 0)) != greeted
 
 
 def _say(connection: psycopg.Connection[Any], what: bytes) -> Any:

@@ -92,7 +92,10 @@ INSTALLATION: tuple[Area, ...] = (
     "address",
 )
 SLOW: tuple[Area, ...] = (
-    *("domains", "tls", "mail", "sender"),
+    "domains",
+    "tls",
+    "mail",
+    "sender",
     "store",
 )  # are asked outside, and change nothing
 

@@ -51,9 +51,13 @@ def want(db: Session, asked: models.LoginRequest, kind: str, payload: dict[str, 
     if _too_often(db, asked):
         return False
     asked.looked_at = now
-    job = {"kind": "find_person", "payload": {"ask": asked.id, "then": [kind, payload]}, "run_at": now}
+    job = {
+        "kind": "find_person",
+        "payload": {"ask": asked.id, "then": [kind, payload]},
+        "run_at": now,
+        "within": asked.portal_id,
+    }
     more = {"id": new_id(), "created_at": now, "attempts": 0, "dedupe": f"find_person:{asked.id}"}
-    more["within"] = asked.portal_id
     table = models.Job.__table__  # type: ignore[attr-defined]
     return sync.insert_once(db, table, {**job, **more})
 

@@ -245,7 +245,8 @@ async def _read(
     with contextlib.suppress(store.StoreDown):  # the next one mends it then
         if place is not None:
             await store.ask(store.put_bytes, place, key, content)
-        await database.write(healed, issued, kept.sha256, content if place is None else None)
+        whose = issued.portal_id, issued.id, kept.sha256
+        await database.write(set_content, *whose, content if place is None else None)
     return content
 
 
@@ -315,12 +316,12 @@ def keep(db: Session, issued: models.IssuedDocument, sha256: str, content: bytes
     return Kept(*db.execute(select(col(row.content), col(row.sha256)).where(*here)).one())
 
 
-def healed(db: Session, issued: models.IssuedDocument, sha256: str, content: bytes | None) -> None:
-    """The same bytes once more: here, or in the store."""
+def set_content(db: Session, portal_id: int, row_id: int, sha256: str, content: bytes | None) -> None:
+    """The same bytes once more: in the row from now on, or (None) in the store."""
     row = models.IssuedDocument
     db.execute(
         update(row)
-        .where(col(row.portal_id) == issued.portal_id, col(row.id) == issued.id, col(row.sha256) == sha256)
+        .where(col(row.portal_id) == portal_id, col(row.id) == row_id, col(row.sha256) == sha256)
         .values(content=content)
     )
 

@@ -88,16 +88,6 @@ def _grant(connection: Connection, app_url: str) -> None:
     connection.commit()
 
 
-def downgrade(database_url: str, revision: str, patience: Patience | None = None) -> None:
-    """Take the database back to an older `revision`; "base" leaves nothing."""
-    _run(database_url, lambda config: command.downgrade(config, revision), patience or Patience())
-
-
-def is_current(database: Database) -> bool:
-    """Whether the database has exactly the schema of this version."""
-    return database.read_now(_revision) == head()
-
-
 def _make_role(connection: Connection, role: str, named: str, password: str) -> None:
     raw = connection.connection.driver_connection
     assert raw is not None
@@ -111,6 +101,16 @@ def _make_role(connection: Connection, role: str, named: str, password: str) -> 
         raise RuntimeError(
             f"There is no role {role}, and this one may not make it: see docs/tenancy.md for how to."
         ) from error
+
+
+def downgrade(database_url: str, revision: str, patience: Patience | None = None) -> None:
+    """Take the database back to an older `revision`; "base" leaves nothing."""
+    _run(database_url, lambda config: command.downgrade(config, revision), patience or Patience())
+
+
+def is_current(database: Database) -> bool:
+    """Whether the database has exactly the schema of this version."""
+    return database.read_now(_revision) == head()
 
 
 @cache

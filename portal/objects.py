@@ -15,7 +15,7 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 from sqlmodel import col
 
-from portal import clock, models, sheets
+from portal import clock, invoices, models, sheets
 from portal.db import Database
 from portal.jobs import enqueue
 from portal.store import Folder, Kind, Lost, Store, StoreDown, ask, key_of, named, proved, put_bytes, whole
@@ -23,9 +23,8 @@ from portal.sync import insert_once
 
 log = structlog.get_logger()
 
-GRACE = timedelta(
-    days=14
-)  # of an object that no row names: its row may be on its way, or come back from a backup
+# Of an object that no row names: its row may be on its way, or come back from a backup.
+GRACE = timedelta(days=14)
 PAGE = 500
 NOTE = "store"  # the setting that says where this installation's objects lie
 
@@ -102,9 +101,9 @@ def move(database: Database, place: Store | None, source: Store | None) -> Count
     each proved. May be cut off, and be run again. Blocks; StoreDown."""
     found: Counter[Became] = Counter()
     for document in _documents(database):
-        found[_told(lambda: _move_document(database, place, source, *document))] += 1  # noqa: B023
+        found[_told(partial(_move_document, database, place, source, *document))] += 1
     for sheet in _sheets(database):
-        found[_told(lambda: _move_sheet(database, place, source, sheet))] += 1  # noqa: B023
+        found[_told(partial(_move_sheet, database, place, source, sheet))] += 1
     if not found["missing"] and not found["damaged"] and (where := place_of(place)):
         database.write_now(_note, where)
     return found
@@ -139,14 +138,14 @@ def _document_page(db: Session, after: int) -> list[Any]:
 def _move_document(
     database: Database, place: Store | None, source: Store | None, key: str, is_here: bool
 ) -> Became:
-    _portal, _kind, row_id, sha256 = named(key)
+    portal_id, _kind, row_id, sha256 = named(key)
     if is_here == (place is None) and (place is None or place.size(key) is not None):
         return "there"
     read = partial(_content_now, database) if is_here else partial(whole, _given(source))
     content = read(key)
     if place is not None:
         put_bytes(place, key, content)
-    database.write_now(_set_content, row_id, sha256, content if place is None else None)
+    database.write_now(invoices.set_content, portal_id, row_id, sha256, content if place is None else None)
     return "moved"
 
 
@@ -165,11 +164,6 @@ def _content(db: Session, row_id: int) -> bytes:
     row = models.IssuedDocument
     found = db.execute(select(col(row.content)).where(col(row.id) == row_id)).scalar_one()
     return found or b""
-
-
-def _set_content(db: Session, row_id: int, sha256: str, content: bytes | None) -> None:
-    row = models.IssuedDocument
-    db.execute(update(row).where(col(row.id) == row_id, col(row.sha256) == sha256).values(content=content))
 
 
 def _sheets(database: Database) -> list[models.Sheet]:
@@ -246,11 +240,11 @@ def check(database: Database, place: Store | None) -> Counter[Became]:
     """Read every object and hold it against its hash. Blocks; StoreDown."""
     found: Counter[Became] = Counter()
     for document in _documents(database):
-        found[_told(lambda: _check_document(database, place, *document))] += 1  # noqa: B023
+        found[_told(partial(_check_document, database, place, *document))] += 1
     for sheet in _sheets(database):
         if sheet.sha256 is not None:
             key = key_of("sheet", sheet.portal_id, sheet.id, sheet.sha256)
-            found[_told(lambda: _check_object(place, key))] += 1  # noqa: B023
+            found[_told(partial(_check_object, place, key))] += 1
     return found
 
 

@@ -820,11 +820,16 @@ def read_parts(place: store.Store | None, key: str, parts: Sequence[models.Sheet
     return found
 
 
-def give_up(db: Session, sheet_id: int, run: int, now: datetime) -> None:
-    """Its rows can't be read back as they were taken in; what of them is written stays."""
+def _at_work(db: Session, sheet_id: int, run: int) -> models.Sheet | None:
+    """A sheet that is in this run still, locked."""
     row = models.Sheet
     sheet = db.execute(select(row).where(col(row.id) == sheet_id).with_for_update()).scalar_one_or_none()
-    if sheet is not None and sheet.run == run and sheet.state in AT_WORK:
+    return sheet if sheet is not None and sheet.run == run and sheet.state in AT_WORK else None
+
+
+def give_up(db: Session, sheet_id: int, run: int, now: datetime) -> None:
+    """Its rows can't be read back as they were taken in; what of them is written stays."""
+    if sheet := _at_work(db, sheet_id, run):
         _end(
             sheet,
             now,
@@ -835,9 +840,8 @@ def give_up(db: Session, sheet_id: int, run: int, now: datetime) -> None:
 def step(db: Session, sheet_id: int, run: int, now: datetime, parts: Fetched = NOTHING) -> bool:
     """Go through one part, and say whether there is more. Its rows, its counts and its place are written together, or
     not at all. `parts` are those that lie in the store; NotFetched where the one to go through is not among them."""
-    row = models.Sheet
-    sheet = db.execute(select(row).where(col(row.id) == sheet_id).with_for_update()).scalar_one_or_none()
-    if sheet is None or sheet.run != run or sheet.state not in AT_WORK:
+    sheet = _at_work(db, sheet_id, run)
+    if sheet is None:
         return False
     assert sheet.as_of is not None
     accounts = Accounts(db, sheet.portal_id, sheet.account_id)
@@ -852,9 +856,7 @@ def step(db: Session, sheet_id: int, run: int, now: datetime, parts: Fetched = N
 
 def break_off(db: Session, sheet_id: int, run: int, now: datetime) -> None:
     """It was tried again and again: the run ends, and may be started anew."""
-    row = models.Sheet
-    sheet = db.execute(select(row).where(col(row.id) == sheet_id).with_for_update()).scalar_one_or_none()
-    if sheet is not None and sheet.run == run and sheet.state in AT_WORK:
+    if sheet := _at_work(db, sheet_id, run):
         _end(
             sheet,
             now,

@@ -26,10 +26,10 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import anyio
 import anyio.to_thread
 import structlog
-from anyio.lowlevel import RunVar
 from sqlalchemy.engine import make_url
 
 from portal.settings import Settings
+from portal.turns import Turns
 
 log = structlog.get_logger()
 
@@ -123,21 +123,16 @@ def probe(store: Store) -> None:
         store.delete(key)
 
 
-_places: RunVar[anyio.CapacityLimiter] = RunVar("portal.store.places")
+_turns = Turns("store", AT_ONCE)
 
 
 async def ask(fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Do this with a store, in a thread, and wait no longer than a page may: StoreDown. A store that hangs holds up who
     needs it, for so long, and nobody else."""
     try:
-        places = _places.get()
-    except LookupError:
-        places = anyio.CapacityLimiter(AT_ONCE)
-        _places.set(places)
-    try:
         with anyio.fail_after(PATIENCE_S):
             return await anyio.to_thread.run_sync(
-                partial(fn, *args, **kwargs), limiter=places, abandon_on_cancel=True
+                partial(fn, *args, **kwargs), limiter=_turns.places(), abandon_on_cancel=True
             )
     except TimeoutError:
         log.warning("the store does not answer in time")

@@ -20,10 +20,10 @@ from threading import Event, Timer
 import anyio
 import anyio.to_thread
 import structlog
-from anyio.lowlevel import RunVar
 
 from portal._png import CAP_ONCE, CAP_TWICE, HEIGHT, MAX_BYTES, WIDTH, NotClean, measured
 from portal.texts import gettext as _
+from portal.turns import Turns
 
 AT_ONCE = 2
 WAIT_S = 10.0  # for a place among them
@@ -35,7 +35,7 @@ _READY = b"R"
 _START = "import sys; sys.path += sys.argv[1:]; from portal._redraw import main; main()"
 
 log = structlog.get_logger()
-_places: RunVar[anyio.CapacityLimiter] = RunVar("portal.uploads.places")
+_turns = Turns("uploads", AT_ONCE)
 
 
 class BadPicture(Exception):
@@ -109,11 +109,7 @@ async def redraw_logo(content: bytes) -> Logo:
 
 @contextlib.asynccontextmanager
 async def _place() -> AsyncIterator[None]:
-    try:
-        places = _places.get()
-    except LookupError:
-        places = anyio.CapacityLimiter(AT_ONCE)
-        _places.set(places)
+    places = _turns.places()
     try:
         with anyio.fail_after(WAIT_S):
             await places.acquire()

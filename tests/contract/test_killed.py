@@ -7,13 +7,14 @@ import contextlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from sqlalchemy import select
 from sqlmodel import col
 
+from bench.processes import next_due
 from portal import actions, clock, letters, models, offers, tenancy
 from portal.db import Database
 from portal.gateways import adapter, facts, http, processors
@@ -214,7 +215,7 @@ class Story:
     def _pass_a_minute(self, watched: list["Steps"]) -> None:
         house = self.house
         until = clock.now() + timedelta(seconds=60)
-        while (moment := _next(house)) is not None and moment < until:
+        while (moment := next_due(house.database)) is not None and moment < until:
             clock.set_offset(clock.offset() + max(moment - clock.now(), timedelta(0)))
             http._breakers.clear()
             house.worker = Worker(house.settings, house.database)  # another process each time
@@ -251,17 +252,6 @@ class Steps:
         now = (one.raw, one.charges, one.payments, one.amount)
         if not self.seen or self.seen[-1] != now:
             self.seen.append(now)
-
-
-def _next(house: House) -> datetime | None:
-    """When the next thing can be done: as soon as it is due and nobody holds it any more."""
-    row = models.Job
-    waiting = select(col(row.run_at), col(row.locked_until)).where(
-        col(row.done_at).is_(None), col(row.parked_at).is_(None)
-    )
-    found = house.database.read_now(lambda db: db.execute(waiting).all())
-    moments = [max(at, held + timedelta(milliseconds=1)) if held else at for at, held in found]
-    return min(moments, default=None)
 
 
 def _open_jobs(house: House) -> int:

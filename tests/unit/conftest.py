@@ -106,7 +106,7 @@ def migrated_postgres(postgres: Server) -> str:
 def postgresql(request: pytest.FixtureRequest) -> str:
     """Its address, migrated and empty, for what is PostgreSQL's own; as the role that owns nothing."""
     if "postgresql" not in _engines(request.config):
-        pytest.skip("PostgreSQL is not there, or not wanted")
+        pytest.skip("for PostgreSQL, install the package postgresql, and leave out --db sqlite")
     url: str = request.getfixturevalue("migrated_postgres")
     kept: Kept = request.getfixturevalue("kept_postgres")
     kept.empty()

@@ -37,7 +37,7 @@ def stories() -> Iterator[Stories]:
 @pytest.fixture(params=KINDS)
 def kind(request: pytest.FixtureRequest) -> str:
     if request.param == "postgresql" and programs() is None:
-        pytest.skip("no PostgreSQL here")
+        pytest.skip("for PostgreSQL, install the package postgresql")
     return str(request.param)
 
 

@@ -84,7 +84,9 @@ OUTSIDE = {
     "upkeep.py": 2,
 }
 
-needs_postgres = pytest.mark.skipif(programs() is None, reason="no PostgreSQL here")
+needs_postgres = pytest.mark.skipif(
+    programs() is None, reason="for PostgreSQL, install the package postgresql"
+)
 
 
 def is_of_walls(node: ast.AST, name: str) -> bool:
@@ -220,7 +222,7 @@ def test_without_any_filter_nothing_foreign_is_read_or_written(shops: Shops) -> 
     a_thousand_mixed(shops, 1000)
 
 
-@pytest.mark.skipif(program() is None, reason="no PgBouncer here")
+@pytest.mark.skipif(program() is None, reason="for PgBouncer, install the package pgbouncer")
 def test_nor_where_a_pooler_hands_each_transaction_another_connection(
     shops: Shops, postgres: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -282,43 +282,13 @@ def _without_leases() -> None:
 
 
 # What a row is seen by: its portal, where 0 stands for the installation.
+_OF_PORTALS = """
+    account action address_join api_key asset assignment counter customer customer_key delivery device domain_claim
+    endpoint entry event import_run invoice issued_document mail_text order_ order_ask own_event payment refund
+    remote_customer request session sheet sheet_part sheet_problem subscription sync_state tally
+"""
 _SEEN_BY = {
-    **dict.fromkeys(
-        (
-            *("account", "action", "address_join", "api_key", "asset", "assignment", "counter", "customer"),
-            *(
-                "customer_key",
-                "delivery",
-                "device",
-                "domain_claim",
-                "endpoint",
-                "entry",
-                "event",
-                "import_run",
-            ),
-            *(
-                "invoice",
-                "issued_document",
-                "mail_text",
-                "order_",
-                "order_ask",
-                "own_event",
-                "payment",
-                "refund",
-            ),
-            *(
-                "remote_customer",
-                "request",
-                "session",
-                "sheet",
-                "sheet_part",
-                "sheet_problem",
-                "subscription",
-            ),
-            *("sync_state", "tally"),
-        ),
-        "portal_id",
-    ),
+    **dict.fromkeys(_OF_PORTALS.split(), "portal_id"),
     "audit": "coalesce(portal_id, merchant_id)",
     "job": "coalesce(within, portal_id, 0)",
     "login_request": "coalesce(portal_id, 0)",

@@ -6,7 +6,6 @@ from typing import Any, Literal
 
 import anyio
 import anyio.to_thread
-from anyio.lowlevel import RunVar
 from sqlalchemy.orm import Session
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -21,9 +20,10 @@ from portal.sheetrows import COLUMNS
 from portal.sheets import Choice, Refused, Shown, Ways
 from portal.store import StoreDown
 from portal.texts import gettext as _
+from portal.turns import Turns
 
 AT_ONCE = 2  # files that a process takes in
-_places: RunVar[anyio.CapacityLimiter] = RunVar("portal.sheets.places")
+_turns = Turns("sheets", AT_ONCE)
 
 
 def _here(request: Request, path: str = "") -> str:
@@ -112,14 +112,9 @@ async def _take(request: Request, form: Form) -> Response:
     ways: Ways = await database.read(sheets.ways, site.id)
     if own is not None and own not in {one.account_id for one in ways.own}:
         raise Refused(_("This portal has no such account."))
-    try:
-        places = _places.get()
-    except LookupError:
-        places = anyio.CapacityLimiter(AT_ONCE)
-        _places.set(places)
     take = partial(sheets.take, own_of=own, place=request.app.state.store)
     sheet_id = await anyio.to_thread.run_sync(
-        take, database, site.id, found.file, found.filename, person.email, limiter=places
+        take, database, site.id, found.file, found.filename, person.email, limiter=_turns.places()
     )
     await database.write(_note, person, site.id, "sheet.taken", found.filename)
     return render.see_other(request, _here(request, f"/{id_text(sheet_id)}"))
