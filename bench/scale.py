@@ -141,7 +141,9 @@ class Built:
 
     kind: str
     orders: int
-    url: str
+    url: (
+        str  # as the portal itself asks: on PostgreSQL as a role that owns nothing, behind row-level security
+    )
     marker: dict[str, Any]
 
 
@@ -181,9 +183,9 @@ class Home:
         if marker is None:
             note(f"{kind}: filling {orders:,} orders")
             self._clear(kind, orders)
-            upgrade(url)
+            upgrade(url, app_url=self._app_url(kind, orders))
             marker = fill(url, orders)
-        return Built(kind, orders, url, marker)
+        return Built(kind, orders, self._app_url(kind, orders), marker)
 
     def _is_there(self, kind: str, orders: int) -> bool:
         return read_marker(self._url(kind, orders)) is not None
@@ -199,6 +201,10 @@ class Home:
             folder = self._keep / "postgresql" if self._keep else None
             self._server = self._stack.enter_context(Cluster(folder))
         return self._server.url(f"scale_{orders}")
+
+    def _app_url(self, kind: str, orders: int) -> str:
+        owner = self._url(kind, orders)
+        return self._server.app_url(f"scale_{orders}") if self._server and kind == "postgresql" else owner
 
     def _file(self, orders: int) -> Path:
         return self.folder / f"scale-{orders}.db"
@@ -1226,13 +1232,16 @@ class Plans:
     bad: list[dict[str, Any]] = field(default_factory=list)
 
 
+Sent = dict[str, tuple[Any, walls.Scope]]  # by statement: with what values, and within whose rows
+
+
 async def look_at_plans(shop: Shop, only: Sequence[str] = ()) -> dict[str, Plans]:
     """Ask for each screen, catch its statements, and have them explained."""
     rows = _rows(shop)
     found = {}
     for name in only or SCREENS:
         screen = SCREENS[name]
-        sent: dict[str, Any] = {}
+        sent: Sent = {}
         for one in shop.asked(screen, len(shop.visits[screen.whose])):
             await shop.ask(*one)  # now it is warm
         with _caught(shop.database, sent):
@@ -1251,10 +1260,10 @@ def _rows(shop: Shop) -> dict[str, int]:
 
 
 @contextmanager
-def _caught(database: Database, sent: dict[str, Any]) -> Iterator[None]:
+def _caught(database: Database, sent: Sent) -> Iterator[None]:
     def note_it(_c: Any, _k: Any, sql: str, parameters: Any, _context: Any, many: bool) -> None:
         if sql.lstrip().upper().startswith(("SELECT", "WITH")) and not many:
-            sent.setdefault(sql, parameters)
+            sent.setdefault(sql, (parameters, walls.now() or walls.EVERYTHING))
 
     event.listen(database.engine, "before_cursor_execute", note_it)
     try:
@@ -1263,14 +1272,15 @@ def _caught(database: Database, sent: dict[str, Any]) -> Iterator[None]:
         event.remove(database.engine, "before_cursor_execute", note_it)
 
 
-def _explained(db: Session, shop: Shop, screen: Screen, sent: dict[str, Any], rows: dict[str, int]) -> Plans:
+def _explained(db: Session, shop: Shop, screen: Screen, sent: Sent, rows: dict[str, int]) -> Plans:
     plans = Plans(statements=len(sent))
     explain = _explained_by_sqlite if shop.database.is_sqlite else _explained_by_postgres
     if not shop.database.is_sqlite and shop.built.orders < SMALL:
         db.execute(text("SET LOCAL enable_seqscan = off"))
         db.execute(text("SET LOCAL enable_bitmapscan = off"))
-    for sql, parameters in sent.items():
-        work, why, plan = explain(db, sql, parameters, rows, screen.grows)
+    for sql, (parameters, scope) in sent.items():
+        with walls._set(scope):
+            work, why, plan = explain(db, sql, parameters, rows, screen.grows)
         plans.work += work
         if why:
             plans.bad.append({"why": "; ".join(why), "statement": " ".join(sql.split()), "plan": plan})

@@ -378,18 +378,25 @@ def _add_plain(sums: dict[str, _Coming], row: Any, today: date, until: date) -> 
 
 
 _failed = _payment.alias("failed")
-_last_failed = (
-    select(_failed.c.id)
-    .where(
-        _failed.c.account_id == _s.account_id,
-        _failed.c.subscription_remote == _s.remote_id,
-        _failed.c.status == "failed",
+
+
+def _of_last_failed(column: Any) -> Any:
+    """Of the newest failed payment of a subscription. Not a join by `id = (SELECT …)`: behind row-level security
+    PostgreSQL looks for such an id only among all rows that the policy lets through."""
+    return (
+        select(column)
+        .where(
+            _failed.c.account_id == _s.account_id,
+            _failed.c.subscription_remote == _s.remote_id,
+            _failed.c.status == "failed",
+        )
+        .order_by(_failed.c.placed_at.desc())
+        .limit(1)
+        .correlate(_subscription)
+        .scalar_subquery()
     )
-    .order_by(_failed.c.placed_at.desc())
-    .limit(1)
-    .correlate(_subscription)
-    .scalar_subquery()
-)
+
+
 _past_due = and_(
     _s.portal_id == bindparam("portal"),
     _s.status == literal_column("'past_due'"),  # written out, as the index over these rows alone asks for
@@ -404,8 +411,8 @@ _RESCUE = (
         _account.c.label.label("account"),
         _owed.label("minor"),
         _s.currency,
-        _payment.c.placed_at.label("failed_at"),
-        _payment.c.failure_reason.label("reason"),
+        _of_last_failed(_failed.c.placed_at).label("failed_at"),
+        _of_last_failed(_failed.c.failure_reason).label("reason"),
         _s.retries_on,
         _s.stopped,
     )
@@ -416,7 +423,6 @@ _RESCUE = (
         and_(_customer.c.id == _s.customer_id, _customer.c.portal_id == _s.portal_id),
         isouter=True,
     )
-    .join(_payment, _payment.c.id == _last_failed, isouter=True)
     .where(_past_due)
     .order_by(_s.id.desc())
     .limit(PAGE + 1)

@@ -63,7 +63,8 @@ class Server:
             self._make()
             self._start()
             with psycopg.connect(self.url(), autocommit=True) as connection:
-                connection.execute(f"CREATE ROLE {APP} LOGIN CREATEDB PASSWORD '{self._password}'")
+                if not connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [APP]).fetchone():
+                    connection.execute(f"CREATE ROLE {APP} LOGIN CREATEDB PASSWORD '{self._password}'")
         except BaseException:
             self._end()
             raise

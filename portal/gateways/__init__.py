@@ -1,6 +1,7 @@
 """The registry: a processor is a module `portal.gateways.<name>` with a class `Adapter`, and its fact table."""
 
 from collections.abc import Mapping
+from functools import cache
 from importlib import import_module
 
 # The folder of the fact tables is loaded first: who imports it later would else put it in the place of the function.
@@ -11,6 +12,7 @@ from portal.gateways.capabilities import facts, processors
 __all__ = ["adapter", "facts", "gateway", "processors"]
 
 
+@cache
 def adapter(processor: str) -> type[Gateway]:
     """The adapter class of a processor; KeyError for a name that is not in the registry."""
     if processor not in processors():

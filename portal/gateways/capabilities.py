@@ -317,9 +317,10 @@ class Circumstances:
 _FOLDER = Path(__file__).parent / "facts"
 
 
-def processors() -> list[str]:
+@cache
+def processors() -> tuple[str, ...]:
     """The names of all processors that have a fact table, in order."""
-    return sorted(path.stem for path in _FOLDER.glob("*.toml"))
+    return tuple(sorted(path.stem for path in _FOLDER.glob("*.toml")))
 
 
 @cache
