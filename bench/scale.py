@@ -1277,7 +1277,6 @@ def _explained(db: Session, shop: Shop, screen: Screen, sent: Sent, rows: dict[s
     explain = _explained_by_sqlite if shop.database.is_sqlite else _explained_by_postgres
     if not shop.database.is_sqlite and shop.built.orders < SMALL:
         db.execute(text("SET LOCAL enable_seqscan = off"))
-        db.execute(text("SET LOCAL enable_bitmapscan = off"))
     for sql, (parameters, scope) in sent.items():
         with walls._set(scope):
             work, why, plan = explain(db, sql, parameters, rows, screen.grows)

@@ -621,7 +621,6 @@ def settle(db: Session, subscription_id: int, now: datetime) -> None:
 
 def _settle_requests(db: Session, row: models.Subscription, now: datetime) -> None:
     """A request is done when the processor shows what was asked for, whoever did it."""
-    account = db.get_one(models.Account, row.account_id)
     for one in db.execute(
         select(models.Request).where(
             col(models.Request.subject_id) == row.id,
@@ -631,7 +630,8 @@ def _settle_requests(db: Session, row: models.Subscription, now: datetime) -> No
     ).scalars():
         # Nobody starts a new subscription under an old id, so that is for the merchant to say.
         if one.kind in SENSE and one.kind != "undo_cancel" and proven(one.kind, None, one.params, row):
-            requests.shown_by_processor(db, one, facts(account.processor).label, now)
+            processor = db.get_one(models.Account, row.account_id).processor
+            requests.shown_by_processor(db, one, facts(processor).label, now)
 
 
 def proven(key: str, how: str | None, params: Mapping[str, Any], row: models.Subscription) -> bool:

@@ -210,6 +210,12 @@ def refuse_old_sqlite(version: tuple[int, int, int]) -> None:
         )
 
 
+# What makes PostgreSQL slower at what we ask. JIT compiles for longer than a page takes. Each list has an index in its
+# own order; a bitmap loses that order, and is taken where a list is thought to be short: such a plan knows the average
+# customer alone, and for the largest one reads and sorts all there is for each page.
+SLOWING = ("jit", "enable_bitmapscan")
+
+
 def _postgres(url: str, threads: int, outside: walls.Scope) -> Engine:
     address, prepare = split_address(url)
     engine = create_engine(
@@ -232,7 +238,8 @@ def _postgres(url: str, threads: int, outside: walls.Scope) -> Engine:
         """Nothing is asked for in the greeting: poolers turn away what they do not know. Of what is set here, the time
         zone is what they carry from one server connection to the next; anything else would be somebody else's too."""
         pooled = goes_through_pooler(connection)
-        _say(connection, b"SET timezone = 'UTC'" if pooled else b"SET timezone = 'UTC'; SET jit = off")
+        ours = "".join(f"; SET {name} = off" for name in SLOWING) if not pooled else ""
+        _say(connection, f"SET timezone = 'UTC'{ours}".encode())
         if prepare is not None or pooled:
             connection.prepare_threshold = prepare
 

@@ -47,7 +47,7 @@ from portal import (
 )
 from portal.accounts import Checked
 from portal.connect import open_gateway
-from portal.db import Database, goes_through_pooler
+from portal.db import SLOWING, Database, goes_through_pooler
 from portal.gateways import http
 from portal.migrate import serves
 from portal.render import Format
@@ -1029,21 +1029,24 @@ def _database(db: Session, settings: Settings) -> Iterator[Finding]:
     sentence = _("PostgreSQL {version}, at this version’s schema.").format(version=version)
     yield _walls(db) or Finding("database", "ok", sentence)
     if goes_through_pooler(db.connection().connection.driver_connection):
-        yield _pooler(settings, jit=db.execute(text("SHOW jit")).scalar_one() == "on")
+        slow = [name for name in SLOWING if db.execute(text(f"SHOW {name}")).scalar_one() == "on"]
+        yield _pooler(settings, slow)
 
 
-def _pooler(settings: Settings, jit: bool) -> Finding:
+def _pooler(settings: Settings, slow: Sequence[str]) -> Finding:
     """What PgBouncer leaves to whoever runs it."""
     about = _("Pooler")
     if settings.direct_url == settings.database_url:
         sentence = _("It is reached through a pooler, by which migrations and backups can’t go.")
         todo = _("Set PORTAL_DATABASE_DIRECT_URL to the address of PostgreSQL itself.")
         return Finding("database", "bad", sentence, todo, about)
-    if jit:
+    if slow:
         sentence = _(
-            "It is reached through a pooler, by which we can’t switch off JIT; that makes pages slow."
+            "It is reached through a pooler, by which we can’t switch off {what}; that makes pages slow."
+        ).format(what=", ".join(slow))
+        todo = _("Say once, to PostgreSQL, for the role of the portal: {commands}").format(
+            commands=" ".join(f"ALTER ROLE … SET {name} = off;" for name in slow)
         )
-        todo = _("Say once, to PostgreSQL: ALTER ROLE … SET jit = off, for the role of the portal.")
         return Finding("database", "warn", sentence, todo, about)
     return Finding("database", "ok", _("It is reached through a pooler."), about=about)
 

@@ -80,6 +80,8 @@ def apply(db: Session, account: models.Account, snapshot: Snapshot, fetched: boo
     db.flush()
     _sum_refunds(db, account, [one.row for one in touched])
     _pass_on(db, account, touched)
+    # A session forgets what nobody holds, and who follows a change would load its row once more.
+    db.info.setdefault("touched", []).extend(one.row for one in touched if one.row in db)
     return changes
 
 
@@ -627,21 +629,15 @@ def _pass_on(db: Session, account: models.Account, touched: Sequence[_Touched]) 
     hanging = [
         _Touched(row, row.customer_id)
         for model in _OWNED
-        for row in _hanging(db, account, model, models.RemoteCustomer, model.remote_customer, customers)
+        for row in _hanging(db, account, model, models.RemoteCustomer, customers)
     ]
     _give_owners(db, account, [one.row for one in hanging])
     db.flush()
-    payment = models.Payment
-    for source, link in (
-        (models.Subscription, payment.subscription_remote),
-        (models.Order, payment.order_remote),
-    ):
+    for source in (models.Subscription, models.Order):
         mine = [one for one in (*touched, *hanging) if isinstance(one.row, source)]
         moved = [one.row.remote_id for one in mine if one.row.customer_id != one.owner]
-        nameless = and_(col(payment.email).is_(None), col(payment.remote_customer).is_(None))
-        loose = or_(col(payment.customer_id).is_(None), nameless, col(source.remote_id).in_(moved))
         names = [one.row.remote_id for one in mine]
-        _give_owners(db, account, list(_hanging(db, account, payment, source, link, names, loose)))
+        _give_owners(db, account, list(_hanging(db, account, models.Payment, source, names, moved)))
 
 
 def _hanging(
@@ -649,26 +645,43 @@ def _hanging(
     account: models.Account,
     model: type[models._Mirrored],
     source: type[models._Mirrored],
-    link: Any,
     remote_ids: Sequence[str],
-    *where: Any,
+    moved: Sequence[str] = (),
 ) -> Sequence[models._Mirrored]:
-    """Rows that name one of these and are not of the same person as that one."""
+    """Rows that name one of these and are not of the same person as that one. Those that are told whose they are by
+    something else follow an order or a subscription only where that one has `moved`."""
     if not remote_ids:
         return []
-    joins = and_(col(source.account_id) == col(model.account_id), col(source.remote_id) == col(link))
+    asked = {"account": account.id, "remotes": remote_ids}
+    if source is not models.RemoteCustomer:
+        asked["moved"] = moved
+    return db.execute(_not_theirs(model, source), asked).scalars().all()
+
+
+_LINKS: dict[type[models._Mirrored], str] = {
+    models.RemoteCustomer: "remote_customer",
+    models.Subscription: "subscription_remote",
+    models.Order: "order_remote",
+}
+
+
+@cache
+def _not_theirs(model: type[models._Mirrored], source: type[models._Mirrored]) -> Any:
+    link = col(getattr(model, _LINKS[source]))
     found = (
         select(model)
-        .join(source, joins)
+        .join(source, and_(col(source.account_id) == col(model.account_id), col(source.remote_id) == link))
         .where(
-            col(model.account_id) == account.id,
-            col(link).in_(remote_ids),
+            col(model.account_id) == bindparam("account"),
+            _in(link, "remotes"),
             col(model.customer_id).is_distinct_from(col(source.customer_id)),
-            *where,
         )
         .order_by(col(model.remote_id))
     )
-    return db.execute(found).scalars().all()
+    if source is models.RemoteCustomer:
+        return found
+    nameless = and_(col(model.email).is_(None), col(model.remote_customer).is_(None))
+    return found.where(or_(col(model.customer_id).is_(None), nameless, _in(source.remote_id, "moved")))
 
 
 def _give_owners(db: Session, account: models.Account, rows: Sequence[models._Mirrored]) -> None:

@@ -134,7 +134,6 @@ class Worker:
         self._stop = False
         self.at_work = asyncio.Lock()  # held while a batch is taken
         self._handlers: dict[str, Callable[[dict[str, Any]], Awaitable[None]]] = {
-            "event": self._event,
             "read_back": self._read_back,
             "finish_method": self._finish_method,
             "scheduled_cancel": self._scheduled_cancel,
@@ -296,15 +295,12 @@ class Worker:
                     log.warning("leases not renewed", error=type(error.orig).__name__)
 
     async def _one(self, job: Claimed) -> None:
-        handler = self._handlers.get(job.kind)
         try:
-            if handler is None:
-                raise LookupError(f"no handler for {job.kind}")
             if job.deaths > DEATHS:
                 raise Deadly
             async with asyncio.timeout(LONGEST_S):
                 with walls.within(job.within) if job.within else walls.wide("worker"):
-                    await handler(job.payload)
+                    is_over = await self._carry_out(job)
         except Again as again:
             await self.database.write(postpone, job, clock.now() + timedelta(seconds=again.seconds))
         except Deadly as error:
@@ -321,7 +317,19 @@ class Worker:
             log.warning("job failed", kind=job.kind, job=job.id, error=type(error).__name__)
             await self._retry(job, f"{type(error).__name__}: {_plain(error)}", _backoff(job.attempts))
         else:
-            await self.database.write(finish, job, clock.now())
+            if not is_over:
+                await self.database.write(finish, job, clock.now())
+
+    async def _carry_out(self, job: Claimed) -> bool:
+        """Whether that has let go of it too: of events there are the most, so all that one leads to is one commit."""
+        if job.kind == "event":
+            await self._event(job)
+            return True
+        handler = self._handlers.get(job.kind)
+        if handler is None:
+            raise LookupError(f"no handler for {job.kind}")
+        await handler(job.payload)
+        return False
 
     async def _retry(self, job: Claimed, error: str, wait: float) -> None:
         await self.database.write(
@@ -386,24 +394,23 @@ class Worker:
         await self.database.write(rescue.decide, payload["ask"], clock.now())
         nudge()
 
-    async def _event(self, payload: dict[str, Any]) -> None:
-        account = await self.database.read(_account_of_event, payload["event"])
-        event = await self.database.read(_with_what_we_know, account.id, webhooks.unpacked(payload))
+    async def _event(self, job: Claimed) -> None:
+        account, event = await self.database.read(_event_to_ask_about, job.payload)
         gateway, asked = open_gateway(self.settings, self.vault, account, patient=True), clock.now()
         try:
             snapshot = await gateway.refetch(event)
         except (Gone, BadSignature) as error:
             # The processor knows nothing of it: noted on the event, and never believed.
-            await self.database.write(_handled, payload["event"], clock.now(), error.hint)
+            await self.database.write(_event_is_over, job, error.hint)
             return
         finally:
             await gateway.aclose()
         # What the notice itself tells is of when it was written.
         fetched = snapshot is not None and snapshot.as_of >= asked
-        await self.database.write(self._carried_out, account, payload["event"], snapshot, fetched)
+        await self.database.write(self._carried_out, account, job, snapshot, fetched)
 
     def _carried_out(
-        self, db: Session, account: models.Account, event_id: int, snapshot: Any, fetched: bool
+        self, db: Session, account: models.Account, job: Claimed, snapshot: Any, fetched: bool
     ) -> None:
         """The rows and all that follows from them at once: who looks again after a crash would see no change."""
         changes: list[sync.Change] = []
@@ -411,8 +418,8 @@ class Worker:
             changes = self._write(db, account, snapshot, fetched)
             _follow(db, account, changes, clock.now())
             if told := " ".join(text for text in (snapshot.tell, snapshot.ask) if text):
-                _tell_merchant(db, account, event_id, told, clock.now())
-        _handled(db, event_id, clock.now(), None, changes)
+                _tell_merchant(db, account, job.payload["event"], told, clock.now())
+        _event_is_over(db, job, None, changes)
 
     def _write(
         self, db: Session, account: models.Account, snapshot: Any, fetched: bool = True
@@ -859,6 +866,13 @@ def _anybody_away(db: Session, account: models.Account, now: datetime) -> bool:
     return found is not None
 
 
+def _event_is_over(db: Session, job: Claimed, error: str | None, changes: Sequence[sync.Change] = ()) -> None:
+    now = clock.now()
+    _handled(db, job.payload["event"], now, error, changes)
+    with walls.wide("worker"):  # the job may be no portal's
+        finish(db, job, now)
+
+
 def _let_go(db: Session, job: Claimed, now: datetime) -> None:
     """The account was disconnected meanwhile: there is nothing left to do, and that is no failure."""
     if job.kind == "event":
@@ -872,12 +886,13 @@ def _account(db: Session, account_id: int) -> models.Account:
     return db.get_one(models.Account, account_id)
 
 
-def _account_of_event(db: Session, event_id: int) -> models.Account:
-    return db.get_one(models.Account, db.get_one(models.Event, event_id).account_id)
+def _event_to_ask_about(db: Session, payload: dict[str, Any]) -> tuple[models.Account, Event]:
+    """An event's account; and what the event says, with what our rows know of its subscription or payment."""
+    account = db.get_one(models.Account, db.get_one(models.Event, payload["event"]).account_id)
+    return account, _with_what_we_know(db, account.id, webhooks.unpacked(payload))
 
 
 def _with_what_we_know(db: Session, account_id: int, event: Event) -> Event:
-    """An event about a subscription or a payment, with what our rows know of it."""
     subject = event.subject
     if subject is None or subject.kind not in ("subscription", "payment"):
         return event

@@ -41,7 +41,7 @@ def plan_of(
     def explain(db: Session) -> list[str]:
         connection = db.connection()
         if not database.is_sqlite:
-            for way in ("seqscan", "bitmapscan", *off):
+            for way in ("seqscan", *off):
                 connection.execute(text(f"SET LOCAL enable_{way} = off"))
         sent: list[tuple[str, Any]] = []
 

@@ -123,7 +123,7 @@ def test_every_screen_is_measured_and_a_missing_index_is_found(db: str) -> None:
         (built,) = home.build_all(db, [2_000])
         found = asyncio.run(scale.measure([built], rounds=1, requests=2))
         assert home.build_all(db, [2_000]) == [built]  # it is there already
-        with scale.connected(built.url) as connection:
+        with scale.connected(home._url(db, 2_000)) as connection:
             connection.execute("DROP INDEX ix_order_list")
         shop = scale.Shop(built, visits=1)
         worse = asyncio.run(scale.look_at_plans(shop, ["orders of many", "asked"]))

@@ -16,9 +16,10 @@ import psycopg
 import pysqlite3.dbapi2
 import pytest
 from sqlalchemy import event as on
-from sqlalchemy import func, select
+from sqlalchemy import delete, func, select
 from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlmodel import col
 from structlog.testing import capture_logs
 
 from portal import actions, clock, login, models, outage, work
@@ -258,17 +259,42 @@ def test_a_long_outage_counts_against_no_job(site: Site, monkeypatch: pytest.Mon
     async def full(_: Any) -> None:
         raise OperationalError("INSERT", {}, psycopg.errors.DiskFull("could not extend file"))
 
-    handler = site.worker._handlers["event"]
-    monkeypatch.setitem(site.worker._handlers, "event", full)
+    carried_out = site.worker._event
+    monkeypatch.setattr(site.worker, "_event", full)
     for _ in range(work.TRIES + work.DEATHS + 2):
         asyncio.run(site.worker.drain())
         clock.set_offset(clock.offset() + timedelta(hours=2))
-    monkeypatch.setitem(site.worker._handlers, "event", handler)
+    monkeypatch.setattr(site.worker, "_event", carried_out)
     monkeypatch.setattr(site.gateway, "refetch", site.nothing, raising=False)
     asyncio.run(site.worker.drain())
     statement = select(models.Event)
     event = site.database.read_now(lambda db: db.execute(statement).scalar_one())
     assert (event.parked_at, event.handled_at is not None) == (None, True)
+
+
+def test_what_an_event_leads_to_and_the_end_of_its_job_are_one_commit(
+    site: Site, monkeypatch: pytest.MonkeyPatch, commits: Commits
+) -> None:
+    monkeypatch.setattr(site.gateway, "refetch", site.nothing, raising=False)
+    job, event = models.Job, models.Event
+    waiting = select(col(job.id)).where(col(job.kind) == "event", col(job.done_at).is_(None))
+    unhandled = select(col(event.id)).where(col(event.handled_at).is_(None))
+
+    def left() -> tuple[int, int]:
+        return site.database.read_now(
+            lambda db: (len(db.execute(waiting).all()), len(db.execute(unhandled).all()))
+        )
+
+    site.database.write_now(lambda db: db.execute(delete(job)))  # what else there is to do commits too
+    assert site.webhook().status_code == 200
+    assert left() == (1, 1)
+    with commits.failing(after=1):  # claimed, and no more
+        asyncio.run(site.worker.once())
+    assert left() == (1, 1)
+    clock.set_offset(clock.offset() + work.LOCK * 2)
+    with commits.failing(after=2):
+        asyncio.run(site.worker.once())
+    assert left() == (0, 0)
 
 
 # A file that may not grow any more

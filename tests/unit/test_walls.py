@@ -71,7 +71,7 @@ WIDE = {
     ("views/metrics.py", "metrics"): 1,
     ("views/settings/portals.py", "new portal"): 1,
     ("views/webhooks.py", "webhook"): 1,
-    ("work.py", "worker"): 3,
+    ("work.py", "worker"): 4,
 }
 # Databases that are opened without walls: tools of who runs the installation, and migrations.
 OUTSIDE = {
