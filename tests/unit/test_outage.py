@@ -15,8 +15,8 @@ from typing import Any
 import psycopg
 import pysqlite3.dbapi2
 import pytest
-from sqlalchemy import event as on
 from sqlalchemy import delete, func, select
+from sqlalchemy import event as on
 from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlmodel import col
