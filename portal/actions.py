@@ -50,6 +50,7 @@ LEAD = timedelta(hours=72)  # a scheduled cancel runs this long before the next 
 TOO_LATE = timedelta(hours=24)  # with less than this left, a cancel is not scheduled but done
 PROVEN_WITHIN = timedelta(minutes=15)
 GIVE_UP = timedelta(hours=24)  # after this long, a wish that could not be carried out is given back
+TWICE = timedelta(minutes=1)  # within which the same button is the same wish
 LEASE = timedelta(seconds=20)  # of who makes a call; renewed while it lasts, so it ends soon after who died
 # What can be sent later as well, when the customer has gone.
 ALONE = frozenset(
@@ -120,7 +121,8 @@ def claim(
     params: dict[str, Any],
     now: datetime,
 ) -> Claimed:
-    """Take a wish, under the row's lock and before any call: `available` is asked again, one may be open at a time."""
+    """Take a wish, under the row's lock and before any call: `available` is asked again, one may be open at a time.
+    A button that is pressed twice is one wish."""
     row = _locked(db, portal.id, customer_id, subscription_id)
     account = db.get_one(models.Account, row.account_id)
     _let_go_of_visits(db, row, now)
@@ -131,6 +133,12 @@ def claim(
     )
     busy = _open_action(db, row.id) is not None
     offer = available(row, account, portal, now, busy, asked).get(key)
+    on_list = offer is not None and (
+        key != "change_plan" or any(plan["title"] == params.get("plan") for plan in offer.plans)
+    )
+    is_open = offer is not None and offer.ok and on_list
+    if not is_open and (same := _just_pressed(db, row.id, customer_id, key, params, now)):
+        return Claimed(same.id, "checking" if same.phase == "claimed" else same.phase)
     if offer is None:
         raise Refused(_("This subscription has changed meanwhile. Nothing was done."))
     if not offer.ok:
@@ -170,6 +178,26 @@ def claim(
         wait = LEASE if action.phase == "claimed" else timedelta(seconds=1)
         enqueue(db, "read_back", {"action": action.id}, now + wait, f"read_back:{action.id}")
     return Claimed(action.id, action.phase, state)
+
+
+def _just_pressed(
+    db: Session, subscription_id: int, customer_id: int, key: Key, params: Mapping[str, Any], now: datetime
+) -> models.Action | None:
+    """The same wish of the same person, a moment ago, with nothing after it: its second click is no wish of its own,
+    and is told how the first one stands."""
+    row = models.Action
+    last = db.execute(
+        select(row)
+        .where(col(row.subscription_id) == subscription_id)
+        .order_by(col(row.created_at).desc())
+        .limit(1)
+    ).scalar_one_or_none()
+    if last is None or (last.capability, last.customer_id) != (key, customer_id):
+        return None
+    is_same = last.params.get("plan") == params.get("plan") and now - last.created_at < TWICE
+    return (
+        last if is_same and last.phase in ("claimed", "sent", "checking", "scheduled", "confirmed") else None
+    )
 
 
 def _before(row: models.Subscription) -> dict[str, Any]:

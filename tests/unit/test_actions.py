@@ -197,19 +197,31 @@ def test_fifty_clicks_at_once_make_exactly_one_call(scene: Callable[..., Scene])
     on = scene()
     on.gateway.slow = 0.2
 
-    async def click() -> str:
-        try:
-            return (await on.doing("cancel_now")).phase
-        except actions.Refused:
-            return "refused"
-
-    async def storm() -> list[str]:
-        return await asyncio.gather(*(click() for _ in range(50)))
+    async def storm() -> list[actions.Done]:
+        return await asyncio.gather(*(on.doing("cancel_now") for _ in range(50)))
 
     outcomes = asyncio.run(storm())
-    assert outcomes.count("confirmed") == 1
-    assert outcomes.count("refused") == 49
+    assert len({done.action_id for done in outcomes}) == 1
+    assert {done.phase for done in outcomes} <= {"checking", "sent", "confirmed"}
     assert len(on.gateway.calls) == 1
+
+
+def test_a_second_click_is_told_how_the_wish_stands_and_another_wish_is_not_taken_for_it(
+    scene: Callable[..., Scene], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on = scene()
+    first = on.do("cancel_at_period_end", params={"reason": "Too dear"})
+    again = on.do("cancel_at_period_end")
+    assert (again.action_id, again.phase) == (first.action_id, "confirmed")
+    with pytest.raises(actions.Refused):
+        on.do("resume")
+    now = clock.now()
+    monkeypatch.setattr(clock, "now", lambda: now + actions.TWICE)
+    with pytest.raises(actions.Refused, match="has changed meanwhile"):
+        on.do("cancel_at_period_end")
+    assert on.do("undo_cancel").phase == "confirmed"
+    assert on.do("cancel_at_period_end").action_id != first.action_id  # another wish after another one
+    assert len(on.gateway.calls) == 3
 
 
 def test_time_out_with_effect_is_found_by_reading_back_and_never_called_again(

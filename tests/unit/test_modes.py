@@ -315,6 +315,14 @@ def test_a_plan_is_changed_to_what_the_list_says_and_proved(scene: Make) -> None
     assert on.row().amount_minor == 4800
 
 
+def test_a_second_click_is_the_same_plan_and_a_second_plan_is_no_second_click(scene: Make) -> None:
+    on = with_plans(scene, Changing())
+    first = on.do("change_plan", params={"plan": "Big box"})
+    assert on.do("change_plan", params={"plan": "Big box"}).action_id == first.action_id
+    assert on.do("change_plan", params={"plan": "The same"}).action_id != first.action_id
+    assert on.gateway.calls == [("change_plan", "4800"), ("change_plan", "2400")]
+
+
 # The guard
 
 
