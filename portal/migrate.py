@@ -148,14 +148,33 @@ def build_index(
     if op.get_context().dialect.name == "sqlite":
         op.create_index(name, table, columns, unique=unique, sqlite_where=condition)
         return
-    with op.get_context().autocommit_block():
-        connection = op.get_bind()
+    with _beside_the_traffic() as connection:
         found = connection.execute(
             text("SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(:name)"), {"name": name}
         ).scalar()
         if found:
             return
-        # It waits for others and nobody for it.
+        if found is not None:
+            op.drop_index(name, table, postgresql_concurrently=True)
+        op.create_index(
+            name, table, columns, unique=unique, postgresql_where=condition, postgresql_concurrently=True
+        )
+
+
+def take_index_away(name: str, table: str) -> None:
+    """In a migration that builds indexes: one that another has taken the place of, while the table is used."""
+    if op.get_context().dialect.name == "sqlite":
+        op.drop_index(name, table)
+        return
+    with _beside_the_traffic():
+        op.drop_index(name, table, if_exists=True, postgresql_concurrently=True)
+
+
+@contextmanager
+def _beside_the_traffic() -> Iterator[Connection]:
+    """Each statement by itself, without limits: what is done concurrently waits for others, and nobody for it."""
+    with op.get_context().autocommit_block():
+        connection = op.get_bind()
         limits = [
             (limit, connection.exec_driver_sql(f"SHOW {limit}").scalar_one())
             for limit in ("lock_timeout", "statement_timeout")
@@ -163,16 +182,7 @@ def build_index(
         for limit, _ in limits:
             connection.exec_driver_sql(f"SET {limit} = 0")
         try:
-            if found is not None:
-                op.drop_index(name, table, postgresql_concurrently=True)
-            op.create_index(
-                name,
-                table,
-                columns,
-                unique=unique,
-                postgresql_where=condition,
-                postgresql_concurrently=True,
-            )
+            yield connection
         finally:
             for limit, value in limits:
                 connection.exec_driver_sql(f"SET {limit} = '{value}'")

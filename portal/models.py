@@ -786,7 +786,7 @@ class Request(SQLModel, table=True):
             postgresql_where=text("closed_at IS NULL"),
         ),
         Index("ix_request_list", "portal_id", "customer_id", "created_at", "id"),
-        Index("ix_request_queue", "portal_id", "status", "due_at"),
+        Index("ix_request_due", "portal_id", "status", "due_at", "id"),
         _only("ix_request_answered", "portal_id", "closed_at", "id", where="closed_at IS NOT NULL"),
         Index("ix_request_portal", "portal_id", "id"),
     )
@@ -819,7 +819,7 @@ class Event(SQLModel, table=True):
         ForeignKeyConstraint(["portal_id", "account_id"], ["account.portal_id", "account.id"]),
         Index("ix_event_received", "portal_id", "received_at"),
         Index("ix_event_list", "portal_id", "id"),
-        Index("ix_event_account", "account_id", "received_at"),
+        Index("ix_event_of_account", "account_id", "received_at", "id"),
         Index(
             "ix_event_parked",
             "portal_id",

@@ -729,7 +729,7 @@ def test_the_newest_event_is_one_step_into_the_index(database: Database) -> None
         models.Account.portal_id == portal.id
     )
     lines = plan(database, statement)
-    assert uses(lines, "ix_event_account"), lines
+    assert uses(lines, "ix_event_of_account"), lines
     assert not wholes(lines), lines
     assert not sorts(lines), lines
 

@@ -103,8 +103,8 @@ def test_the_queue_goes_on_by_its_cursor(shop: Shop, which: Any) -> None:
 
 
 LISTS: list[tuple[Select[Any], str, dict[str, Any]]] = [
-    (desk.OPEN, "ix_request_queue", {"at": NOW - timedelta(days=99)}),
-    (desk.OVERDUE, "ix_request_queue", {"at": NOW - timedelta(days=99), "now": NOW}),
+    (desk.OPEN, "ix_request_due", {"at": NOW - timedelta(days=99)}),
+    (desk.OVERDUE, "ix_request_due", {"at": NOW - timedelta(days=99), "now": NOW}),
     (desk.ANSWERED, "ix_request_answered", {"at": NOW + timedelta(days=99)}),
 ]
 

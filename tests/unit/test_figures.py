@@ -435,7 +435,7 @@ READS: list[tuple[str, Any, str]] = [
     ("cancellations", figures.cancellations_by_reason(BEGINS), "ix_action_figures"),
     ("taken back", figures.TAKEN_BACK, "ix_action_figures"),
     ("waiting mails", figures.MAILS_WAITING, "ix_job_trouble"),
-    ("requests", figures.REQUESTS, "ix_request_queue"),
+    ("requests", figures.REQUESTS, "ix_request_due"),
     ("tally", tally.DAYS, "tally"),
 ]
 

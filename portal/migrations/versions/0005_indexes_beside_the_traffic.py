@@ -6,7 +6,7 @@ Revises: 0004
 
 from alembic import op
 
-from portal.migrate import build_index
+from portal.migrate import build_index, take_index_away
 
 revision = "0005"
 down_revision = "0004"
@@ -32,14 +32,25 @@ _INDEXES: dict[str, tuple[str, list[str], str | None]] = {
         ["customer_id", "created_at"],
         "customer_id IS NOT NULL",
     ),
+    "ix_event_of_account": ("event", ["account_id", "received_at", "id"], None),
+    "ix_request_due": ("request", ["portal_id", "status", "due_at", "id"], None),
+}
+# Those that the last two take the place of: without the id at their end, a page was sorted out of all that there was.
+_SHORTER: dict[str, tuple[str, list[str]]] = {
+    "ix_event_account": ("event", ["account_id", "received_at"]),
+    "ix_request_queue": ("request", ["portal_id", "status", "due_at"]),
 }
 
 
 def upgrade() -> None:
     for name, (table, columns, where) in _INDEXES.items():
         build_index(name, table, columns, where=where)
+    for name, (table, _) in _SHORTER.items():
+        take_index_away(name, table)
 
 
 def downgrade() -> None:
+    for name, (table, columns) in _SHORTER.items():
+        op.create_index(name, table, columns)
     for name, (table, *_) in _INDEXES.items():
         op.drop_index(name, table)
