@@ -394,6 +394,7 @@ def limited(path: str) -> None:
         told["again"] = webhook(100)
     with database.engine.connect() as connection:
         told["kept"] = connection.exec_driver_sql("SELECT count(*) FROM event").scalar_one() - 2
+        told["asked"] = connection.exec_driver_sql("SELECT count(*) FROM login_request").scalar_one()
         told["sound"] = connection.exec_driver_sql("PRAGMA integrity_check").scalar_one() == "ok"
     database.dispose()
     print(json.dumps(told))
@@ -411,7 +412,9 @@ def test_a_file_that_may_not_grow(empty_sqlite: Path, tmp_path: Path) -> None:
     assert told["taken"] + told["refused"] == 19
     assert told["refused"] > 5
     assert told["kept"] == told["taken"]
-    assert (told["pages"], told["mail"], told["again"], told["sound"]) == (200, 503, 200, True)
+    assert (told["pages"], told["again"], told["sound"]) == (200, 200, True)
+    # So small a thing may still find a place where none of the others did; then it is there.
+    assert (told["mail"], told["asked"]) in ((503, 0), (303, 1))
     assert (
         done.stdout.count("the database can't be used") + done.stderr.count("the database can't be used") == 1
     )
