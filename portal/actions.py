@@ -133,10 +133,7 @@ def claim(
     )
     busy = _open_action(db, row.id) is not None
     offer = available(row, account, portal, now, busy, asked).get(key)
-    on_list = offer is not None and (
-        key != "change_plan" or any(plan["title"] == params.get("plan") for plan in offer.plans)
-    )
-    is_open = offer is not None and offer.ok and on_list
+    is_open = offer is not None and offer.ok and (key != "change_plan" or _plan(offer, params) is not None)
     if not is_open and (same := _just_pressed(db, row.id, customer_id, key, params, now)):
         return Claimed(same.id, "checking" if same.phase == "claimed" else same.phase)
     if offer is None:
@@ -229,10 +226,14 @@ def _chosen(offer: Offer, params: Mapping[str, Any]) -> dict[str, Any]:
     """The plan of the merchant's list that was chosen, whole; Refused where it is not on the list any more."""
     if offer.key != "change_plan":
         return {}
-    for plan in offer.plans:
-        if plan["title"] == params.get("plan"):
-            return {"change": plan}
-    raise Refused(_("Choose one of the plans."))
+    plan = _plan(offer, params)
+    if plan is None:
+        raise Refused(_("Choose one of the plans."))
+    return {"change": plan}
+
+
+def _plan(offer: Offer, params: Mapping[str, Any]) -> dict[str, Any] | None:
+    return next((plan for plan in offer.plans if plan["title"] == params.get("plan")), None)
 
 
 def _ask_merchant(
