@@ -1,7 +1,10 @@
 """The numbers of a portal's overview, each counted by the database over one portal; days are the portal's own.
 
 Coming charges follow `portal.upcoming`: those of subscriptions that are charged on the day the processor names, nearly
-all, are added up by the database. The others are worked out one by one."""
+all, are added up by the database. The others are worked out one by one.
+
+What is added up over all subscriptions takes longer the more there are: where they are many it is kept for some
+minutes, and the page says of when it is."""
 
 from calendar import monthrange
 from collections import defaultdict
@@ -22,6 +25,7 @@ from sqlalchemy import (
     or_,
     select,
 )
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from portal import models, tally, upcoming
@@ -37,6 +41,8 @@ CANCELS = ("cancel_now", "cancel_at_period_end")
 LIVE = ("active", "trialing", "past_due", "paused", "cancels_at_period_end", "incomplete")
 MAILS = ("mail", "login_mail")
 _STATES = ("active", "trialing", "past_due", "paused")  # in which charges may come
+MANY = 1_000  # subscriptions of a portal; adding up as many takes some 10 ms
+KEPT = timedelta(minutes=10)
 
 
 def _table(model: type[Any]) -> Table:
@@ -51,6 +57,7 @@ _account = _table(models.Account)
 _action = _table(models.Action)
 _request = _table(models.Request)
 _job = _table(models.Job)
+_totals = _table(models.Totals)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,15 +116,10 @@ class Sum:
 
 @dataclass(frozen=True, slots=True)
 class Rescue:
-    """Failed payments, a page of them, and what all of them come to. `older`: what the next page begins after."""
+    """Failed payments, a page of them. `older`: what the next page begins after."""
 
     rows: tuple[Failed, ...]
-    sums: tuple[Sum, ...]
     older: int | None
-
-    @property
-    def count(self) -> int:
-        return sum(one.count for one in self.sums)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,15 +144,34 @@ class Waiting:
 
 
 @dataclass(frozen=True, slots=True)
+class Totals:
+    """What is added up over all of a portal's subscriptions. `failed`: what those owe whose payment failed."""
+
+    today: date
+    counted_at: datetime
+    states: tuple[State, ...]
+    ended: int
+    outlooks: tuple[Outlook, ...]
+    failed: tuple[Sum, ...]
+
+    @property
+    def live(self) -> int:
+        return sum(one.count for one in self.states)
+
+    @property
+    def many(self) -> bool:
+        """Whether they are worth keeping for the next who asks."""
+        return self.live + self.ended > MANY
+
+
+@dataclass(frozen=True, slots=True)
 class Overview:
     """Everything on the page."""
 
     period: Period
     today: date
     spans: tuple[Span, ...]
-    states: tuple[State, ...]
-    ended: int
-    outlooks: tuple[Outlook, ...]
+    totals: Totals
     rescue: Rescue
     cancellations: tuple[Series, ...]
     taken_back: int
@@ -161,8 +182,8 @@ class Overview:
     requests: Waiting
 
     @property
-    def live(self) -> int:
-        return sum(one.count for one in self.states)
+    def failed(self) -> int:
+        return sum(one.count for one in self.totals.failed)
 
     @property
     def cancelled(self) -> int:
@@ -170,22 +191,26 @@ class Overview:
 
 
 def overview(
-    db: Session, portal_id: int, zone: ZoneInfo, period: Period, now: datetime, after: int | None = None
+    db: Session,
+    portal_id: int,
+    zone: ZoneInfo,
+    period: Period,
+    now: datetime,
+    after: int | None = None,
+    *,
+    anew: bool = True,
 ) -> Overview:
-    """A portal's numbers; failed payments from the one after `after` on."""
+    """A portal's numbers; failed payments from the one after `after` on. Unless `anew`, totals may be kept ones."""
     today = now.astimezone(zone).date()
     found = spans(period, today)
     begins = edges(found, zone)
-    states, ended = subscriptions(db, portal_id)
     names = (tally.SIGN_IN, tally.MAIL_SENT, tally.MAIL_REFUSED)
     counted = tally.days(db, portal_id, names, found[0].first, found[-1].last)
     return Overview(
         period=period,
         today=today,
         spans=found,
-        states=states,
-        ended=ended,
-        outlooks=outlooks(db, portal_id, zone, today),
+        totals=(None if anew else kept(db, portal_id, today, now)) or totals(db, portal_id, zone, now),
         rescue=rescue(db, portal_id, after),
         cancellations=cancellations(db, portal_id, begins),
         taken_back=taken_back(db, portal_id, begins),
@@ -194,6 +219,75 @@ def overview(
         mails_refused=_over(found, counted[tally.MAIL_REFUSED], tally.MAIL_REFUSED),
         mails_waiting=db.execute(MAILS_WAITING, {"portal": portal_id}).scalar_one(),
         requests=waiting(db, portal_id, now),
+    )
+
+
+# Totals
+
+
+def totals(db: Session, portal_id: int, zone: ZoneInfo, now: datetime) -> Totals:
+    """Added up now."""
+    today = now.astimezone(zone).date()
+    states, ended = subscriptions(db, portal_id)
+    return Totals(today, now, states, ended, outlooks(db, portal_id, zone, today), failed_sums(db, portal_id))
+
+
+KEPT_TOTALS = select(_totals.c.counted_at, _totals.c.body).where(
+    _totals.c.portal_id == bindparam("portal"),
+    _totals.c.day == bindparam("day", type_=Date()),
+    _totals.c.counted_at > bindparam("since", type_=models.Moment()),
+)
+
+
+def kept(db: Session, portal_id: int, today: date, now: datetime) -> Totals | None:
+    """Those somebody else has just waited for, of the same day; None where there are none."""
+    values = {"portal": portal_id, "day": today, "since": now - KEPT}
+    row = db.execute(KEPT_TOTALS, values).one_or_none()
+    if row is None:
+        return None
+    body = row.body
+    days = [today + timedelta(days=number) for number in range(AHEAD)]
+    return Totals(
+        today,
+        row.counted_at,
+        tuple(State(*one) for one in body["states"]),
+        body["ended"],
+        tuple(
+            Outlook(currency, minor, charges, unknown, estimated, tuple(zip(days, by_day, strict=True)))
+            for currency, minor, charges, unknown, estimated, by_day in body["outlooks"]
+        ),
+        tuple(Sum(*one) for one in body["failed"]),
+    )
+
+
+def keep(db: Session, portal_id: int, found: Totals) -> None:
+    """For those who ask in the next minutes. What was counted later stays."""
+    body = {
+        "states": [[one.state, one.count] for one in found.states],
+        "ended": found.ended,
+        "outlooks": [
+            [
+                one.currency,
+                one.minor,
+                one.charges,
+                one.unknown,
+                one.estimated,
+                [minor for _, minor in one.days],
+            ]
+            for one in found.outlooks
+        ],
+        "failed": [[one.currency, one.minor, one.count] for one in found.failed],
+    }
+    dialect = postgresql if db.get_bind().dialect.name == "postgresql" else sqlite
+    statement = dialect.insert(_totals).values(
+        portal_id=portal_id, day=found.today, counted_at=found.counted_at, body=body
+    )
+    db.execute(
+        statement.on_conflict_do_update(
+            index_elements=[_totals.c.portal_id],
+            set_={name: statement.excluded[name] for name in ("day", "counted_at", "body")},
+            where=_totals.c.counted_at < statement.excluded.counted_at,
+        )
     )
 
 
@@ -439,17 +533,21 @@ RESCUE_SUMS = (
 
 
 def rescue(db: Session, portal_id: int, after: int | None = None) -> Rescue:
-    """Subscriptions whose payment failed, the newest first, and what all of them owe."""
+    """Subscriptions whose payment failed, the newest first."""
     if after is None:
         found = db.execute(RESCUE[0], {"portal": portal_id}).all()
     else:
         found = db.execute(RESCUE[1], {"portal": portal_id, "after": after}).all()
-    sums = db.execute(RESCUE_SUMS, {"portal": portal_id})
     return Rescue(
         rows=tuple(Failed(*row) for row in found[:PAGE]),
-        sums=tuple(Sum(currency or None, int(minor), number) for currency, minor, number in sorted(sums)),
         older=found[PAGE - 1].id if len(found) > PAGE else None,
     )
+
+
+def failed_sums(db: Session, portal_id: int) -> tuple[Sum, ...]:
+    """What is owed where a payment failed, in each currency."""
+    sums = db.execute(RESCUE_SUMS, {"portal": portal_id})
+    return tuple(Sum(currency or None, int(minor), number) for currency, minor, number in sorted(sums))
 
 
 # Cancellations

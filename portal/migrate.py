@@ -161,6 +161,20 @@ def build_index(
         )
 
 
+def put_up_wall(table: str, seen_by: str) -> None:
+    """In a migration, for a table it has just made: its rows are seen by whom `portal.walls` lets, by the portal that
+    the expression `seen_by` says."""
+    if op.get_context().dialect.name != "postgresql":
+        return
+    # Each in a subquery of its own, which is asked once for a whole statement and not for each row.
+    every = "(SELECT current_setting('portal.scope', true) = '*')"
+    these = "((SELECT string_to_array(nullif(current_setting('portal.scope', true), '*'), ',')::bigint[])::bigint[])"
+    mine = f"{every} OR {seen_by} = ANY ({these})"
+    op.execute(f"CREATE POLICY wall ON {table} USING ({mine}) WITH CHECK ({mine})")
+    op.execute(f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY")
+    op.execute(f"ALTER TABLE {table} FORCE ROW LEVEL SECURITY")
+
+
 def take_index_away(name: str, table: str) -> None:
     """In a migration that builds indexes: one that another has taken the place of, while the table is used."""
     if op.get_context().dialect.name == "sqlite":

@@ -452,6 +452,16 @@ class Tally(SQLModel, table=True):
     count: int = 0
 
 
+class Totals(SQLModel, table=True):
+    """What a portal's overview has last added up over many subscriptions; made anew when it is some minutes old."""
+
+    __tablename__ = "totals"
+    portal_id: int = Field(foreign_key="portal.id", sa_type=BigInteger, primary_key=True)
+    day: date = Field(sa_type=Date)  # the portal's, on which the coming days begin
+    counted_at: datetime = _moment(nullable=False)
+    body: dict[str, Any] = _json()
+
+
 class Assignment(SQLModel, table=True):
     """What the merchant said of a record without an e-mail: whose it is, or that it is to be left alone."""
 

@@ -283,7 +283,6 @@ def test_failed_payments_come_with_their_customer_and_the_last_reason(database: 
     assert (failed.account, failed.minor, failed.currency) == ("Stripe EU", 3000, "USD")
     assert (failed.reason, failed.failed_at) == ("Insufficient funds", NOW - timedelta(days=2))
     assert (failed.retries_on, failed.stopped) == (TODAY, False)
-    assert found.count == 1
 
 
 def test_failed_payments_are_paged_and_summed_by_currency_over_all_pages(database: Database) -> None:
@@ -300,7 +299,7 @@ def test_failed_payments_are_paged_and_summed_by_currency_over_all_pages(databas
     assert (len(first.rows), len(second.rows), second.older) == (25, 4, None)
     assert second.rows[-1].id == rows[0].id
     assert second.rows[-1].email == "x@example.com"
-    sums = {one.currency: (one.minor, one.count) for one in first.sums}
+    sums = {one.currency: (one.minor, one.count) for one in database.read_now(figures.failed_sums, portal.id)}
     assert sums == {"EUR": (500, 1), "USD": (27 * 2400, 27), None: (0, 1)}
     everything = database.read_now(lambda db: list(figures.every_failed(db, portal.id)))
     assert everything == [*first.rows, *second.rows]
@@ -357,13 +356,8 @@ def test_the_overview_is_of_one_portal_alone(database: Database) -> None:
     portal, other = make_portal(database), make_portal(database, slug="other")
     fill(database, other)
     found = database.read_now(figures.overview, portal.id, UTC_ZONE, "30d", NOW)
-    assert (found.live, found.ended, found.outlooks, found.rescue.rows, found.rescue.count) == (
-        0,
-        0,
-        (),
-        (),
-        0,
-    )
+    added = found.totals
+    assert (added.live, added.ended, added.outlooks, added.failed, found.rescue.rows) == (0, 0, (), (), ())
     assert (found.cancelled, found.taken_back, found.sign_ins.total) == (0, 0, 0)
     assert (found.mails_sent.total, found.mails_refused.total, found.mails_waiting) == (0, 0, 0)
     assert (found.requests.open, found.requests.overdue) == (0, 0)
@@ -374,7 +368,7 @@ def test_the_overview_has_it_all(database: Database, period: figures.Period) -> 
     portal = make_portal(database)
     fill(database, portal)
     found = database.read_now(figures.overview, portal.id, UTC_ZONE, period, NOW)
-    assert (found.live, found.rescue.count, found.cancelled) == (2, 1, 1)
+    assert (found.totals.live, found.failed, found.cancelled) == (2, 1, 1)
     assert (found.sign_ins.counts[-1], found.mails_sent.total, found.mails_refused.total) == (7, 5, 1)
     assert (found.requests.open, found.requests.overdue) == (2, 1)
     assert found.mails_waiting == 1
@@ -421,6 +415,47 @@ def fill(database: Database, portal: models.Portal) -> None:
         )
 
 
+# Totals that are kept
+
+
+def read(database: Database, portal: models.Portal, now: datetime, anew: bool = False) -> figures.Totals:
+    return database.read_now(figures.overview, portal.id, BERLIN, "30d", now, anew=anew).totals
+
+
+def test_totals_are_kept_as_they_were_counted_and_for_ten_minutes(database: Database) -> None:
+    portal, other = make_portal(database), make_portal(database, slug="other")
+    account, random = make_account(database, portal), Random(11)
+    database.write_now(lambda db: db.add_all([random_subscription(random, account) for _ in range(400)]))
+    counted = database.read_now(figures.totals, portal.id, BERLIN, NOW)
+    assert min(len(counted.outlooks), len(counted.states), len(counted.failed)) > 1
+    database.write_now(figures.keep, portal.id, counted)
+    make_subscription(database, account, None, status="active")
+    later = NOW + timedelta(minutes=9, seconds=59)
+    assert read(database, portal, later) == counted
+    assert read(database, portal, later, anew=True).live == counted.live + 1
+    assert read(database, portal, NOW + timedelta(minutes=10)).live == counted.live + 1
+    assert read(database, other, later).live == 0
+
+
+def test_kept_totals_do_not_last_beyond_the_portals_day(database: Database) -> None:
+    portal = make_portal(database)
+    night = datetime(2026, 11, 28, 22, 58, tzinfo=UTC)  # two minutes to midnight in Berlin
+    counted = database.read_now(figures.totals, portal.id, BERLIN, night)
+    database.write_now(figures.keep, portal.id, counted)
+    assert read(database, portal, night + timedelta(minutes=1)).counted_at == night
+    assert read(database, portal, night + timedelta(minutes=3)).today == date(2026, 11, 29)
+
+
+def test_of_two_who_count_the_later_count_is_kept(database: Database) -> None:
+    portal = make_portal(database)
+    for minutes in (2, 1, 3):
+        counted = database.read_now(figures.totals, portal.id, BERLIN, NOW + timedelta(minutes=minutes))
+        database.write_now(figures.keep, portal.id, counted)
+        assert read(database, portal, NOW + timedelta(minutes=4)).counted_at == NOW + timedelta(
+            minutes=max(2, minutes)
+        )
+
+
 # How they are read
 
 BEGINS = figures.edges(figures.spans("30d", TODAY), UTC_ZONE)
@@ -437,6 +472,7 @@ READS: list[tuple[str, Any, str]] = [
     ("waiting mails", figures.MAILS_WAITING, "ix_job_trouble"),
     ("requests", figures.REQUESTS, "ix_request_due"),
     ("tally", tally.DAYS, "tally"),
+    ("kept totals", figures.KEPT_TOTALS, "totals"),
 ]
 
 
@@ -475,6 +511,8 @@ def values_of(portal_id: int) -> dict[str, Any]:
         "names": ["sign_in"],
         "first": TODAY,
         "last": TODAY,
+        "day": TODAY,
+        "since": NOW,
     }
 
 

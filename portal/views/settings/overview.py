@@ -25,15 +25,26 @@ from portal.words import words
 async def show(request: Request) -> Response:
     site: models.Portal = request.state.site
     after = parse_id(request.query_params.get("after", ""))
-    page = await request.app.state.database.read(
-        figures.overview, site.id, ZoneInfo(site.time_zone), _period(request), clock.now(), after
+    database, now = request.app.state.database, clock.now()
+    page = await database.read(
+        figures.overview,
+        site.id,
+        ZoneInfo(site.time_zone),
+        _period(request),
+        now,
+        after,
+        anew="anew" in request.query_params,
     )
+    is_kept = page.totals.counted_at != now
+    if page.totals.many and not is_kept:
+        await database.write(figures.keep, site.id, page.totals)
     return render.settings(
         request,
         "settings/overview.html",
         _("Overview"),
         "overview",
         page=page,
+        kept=is_kept,
         drawn=_Drawn(page, render.formats(site.locale, site.time_zone)),
         after=after,
         periods=[("30d", _("30 days")), ("90d", _("13 weeks")), ("12m", _("12 months"))],
@@ -84,7 +95,7 @@ class _Drawn:
     def __init__(self, page: Overview, format: Format) -> None:
         self._page = page
         self._format = format
-        self.mixed = len(page.outlooks) > 1
+        self.mixed = len(page.totals.outlooks) > 1
         self.columns = [Column(_reason(series), series.counts, series.total) for series in page.cancellations]
 
     @property
@@ -108,7 +119,7 @@ class _Drawn:
         return [Bar(*both) for both in zip(short, counts, strict=True)]
 
     def share(self, count: int) -> Markup:
-        return charts.share(count, self._page.live)
+        return charts.share(count, self._page.totals.live)
 
     def sign_ins(self) -> Markup:
         bars = self._bars(self._page.sign_ins.counts)
@@ -177,17 +188,17 @@ def _reason(series: Series) -> str:
 def _rows(page: Overview, failed: list[Failed]) -> Iterator[tuple[object, ...]]:
     """figure, from, to, name, count, amount, currency, note"""
     pills = words("en").subscriptions
-    for one in page.states:
+    for one in page.totals.states:
         yield "subscriptions", "", "", pills[one.state].word, one.count, "", "", ""
-    yield "subscriptions", "", "", _("Ended"), page.ended, "", "", ""
-    for outlook in page.outlooks:
+    yield "subscriptions", "", "", _("Ended"), page.totals.ended, "", "", ""
+    for outlook in page.totals.outlooks:
         first, last = outlook.days[0][0], outlook.days[-1][0]
         note = _("estimate") if outlook.estimated else ""
         yield "coming", first, last, "", outlook.charges, *_amount(outlook.minor, outlook.currency), note
         for day, minor in outlook.days:
             if minor:
                 yield "coming by day", day, day, "", "", *_amount(minor, outlook.currency), note
-    for sum in page.rescue.sums:
+    for sum in page.totals.failed:
         yield "failed payments", "", "", "", sum.count, *_amount(sum.minor, sum.currency), ""
     for row in failed:
         note = "; ".join(part for part in (row.email, row.account, row.reason, id_text(row.id)) if part)

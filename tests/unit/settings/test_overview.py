@@ -6,10 +6,11 @@ import re
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 
-from portal import clock, models, tally
+from portal import clock, figures, models, tally
 from portal.db import Database
 from portal.ids import id_text
 from tests.unit.builders import make_account, make_customer, make_payment, make_subscription
@@ -73,6 +74,47 @@ def test_a_viewer_sees_the_numbers(client: Desk, database: Database, site: model
     ana = f"{address(site)}/customers/{id_text(owing.customer_id or 0)}"
     assert f'<a href="{ana}"><bdi>ana@example.com</bdi></a>' in body
     assert body.count('role="img"') == 5  # one currency, one reason, sign-ins, mails, refused mails
+
+
+def test_what_took_long_to_add_up_is_shown_for_some_minutes_with_its_time(
+    client: Desk, database: Database, site: models.Portal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def shown(path: str) -> tuple[str | None, int]:
+        body = desk.get(address(site, path)).text
+        said = re.search(r'data-testid="kept">.*?(\d\d:\d\d).*?<a href="([^"]+)"', body)
+        assert said is None or said[2] == "?range=30d&amp;anew"
+        live = re.search(r"Going on: (\d+)", body)
+        assert live
+        return said and said[1], int(live[1])
+
+    def in_minutes(number: int) -> None:
+        monkeypatch.setattr(clock, "now", lambda: start + timedelta(minutes=number))
+
+    start = clock.now().replace(hour=12, minute=30)
+    in_minutes(0)
+    monkeypatch.setattr(figures, "MANY", 2)
+    fill(database, site)
+    desk = sign_in(client, database, site, "viewer")
+    assert shown(PATH) == (None, 2)
+    account = make_account(database, site, label="Second")
+    make_subscription(database, account, None)
+    in_minutes(5)
+    at = start.astimezone(ZoneInfo(site.time_zone)).strftime("%H:%M")
+    assert shown(PATH) == (at, 2)
+    assert (
+        table(desk.get(address(site, "/overview.csv")).text)[0]["count"] == "2"
+    )  # active ones: a file is exact
+    assert shown(f"{PATH}?anew") == (None, 3)
+    in_minutes(6)
+    assert shown(PATH)[1] == 3
+
+
+def test_few_are_added_up_for_each_page(client: Desk, database: Database, site: models.Portal) -> None:
+    fill(database, site)
+    desk = sign_in(client, database, site)
+    for _ in range(2):
+        assert "added up at" not in desk.get(address(site, PATH)).text
+    assert database.read_now(lambda db: db.get(models.Totals, site.id)) is None
 
 
 def test_nobody_else_sees_them(
