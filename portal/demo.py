@@ -160,6 +160,8 @@ class Demo:
                 self.database.write_now(webhooks.store, account, events, headers, body, clock.now())
             await gateway.aclose()
         await self.worker.drain()
+        self.database.write_now(world.ask, self.settings.base_domain, clock.now())
+        await self.worker.drain()
         self.mailbox.mails.clear()
         for one in self.simulators.values():
             one.calls.clear()

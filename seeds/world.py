@@ -12,9 +12,12 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 from sqlmodel import col
 
-from portal import clock, models, tally
+from portal import actions, clock, models, requests, rescue, tally, tenancy
 from portal.db import Database
 from portal.gateways import facts, processors
+from portal.gateways.capabilities import Key
+from portal.ids import new_id
+from portal.offers import available as offers_of
 from portal.vault import Vault
 from seeds.simulators.harness import Harness, Sample
 
@@ -63,6 +66,10 @@ ANSWERS = [
         "text": "Please call us and have {reference} at hand: {what} needs a word with you.",
     },
 ]
+WORDS: dict[Key, str] = {  # of who asks for it
+    "pause": "We are away until January.",
+    "update_payment_method": "My bank has closed the old account.",
+}
 PAYFAST_NUMBERS = {"Acme South Africa": "10000100", "Kora debit": "10000200"}
 PAYFAST = ("10000100", "46f0cd694581a")  # the sandbox account that everybody uses
 
@@ -151,6 +158,63 @@ def deliveries(
         for account in accounts
         if account.processor in samples
     ]
+
+
+def ask(db: Session, base_domain: str, now: datetime) -> None:
+    """What waits for Nova Market's people once all is learned: wishes that no call fulfils, one answered, one late, and
+    somebody who paid with another address."""
+    portal = db.execute(select(models.Portal).where(col(models.Portal.slug) == "nova")).scalar_one()
+    noor = db.execute(
+        select(models.Customer).where(
+            col(models.Customer.portal_id) == portal.id, col(models.Customer.email) == "noor@example.com"
+        )
+    ).scalar_one()
+    seen = tenancy.view(db, portal, base_domain)
+    for days, (subscription_id, key) in zip((9.0, 6.0, 1.0), _wishes(db, seen, noor.id, now), strict=False):
+        params = {"comment": WORDS.get(key, "")}
+        actions.claim(db, seen, noor.id, subscription_id, key, params, _days(now, days))
+    first = db.execute(
+        select(models.Request)
+        .where(col(models.Request.portal_id) == portal.id)
+        .order_by(col(models.Request.created_at))
+        .limit(1)
+    ).scalar_one()
+    sentence = "Done as you asked. Write to us if anything looks wrong."
+    requests.answer(db, portal.id, first.reference, "done", sentence, "merchant", _days(now, 8))
+    requests.ask(
+        db,
+        portal.id,
+        None,
+        None,
+        new_id(),
+        rescue.KIND,
+        "SO-4711",
+        _days(now, 0.2),
+        params={"reference": "SO-4711", "last4": "4242", "amount": "24.50", "currency": "EUR"},
+        contact="noor.h@example.org",
+    )
+
+
+def _wishes(
+    db: Session, portal: tenancy.PortalView, customer_id: int, now: datetime
+) -> list[tuple[int, Key]]:
+    """What a customer's subscriptions let them ask for, one wish of each."""
+    rows = db.execute(
+        select(models.Subscription, models.Account)
+        .join(models.Account, col(models.Account.id) == col(models.Subscription.account_id))
+        .where(
+            col(models.Subscription.portal_id) == portal.id,
+            col(models.Subscription.customer_id) == customer_id,
+        )
+        .order_by(col(models.Account.label), col(models.Subscription.remote_id))
+    )
+    asked: list[tuple[int, Key]] = []
+    for row, account in rows:
+        offers = offers_of(row, account, portal, now)
+        key = next((key for key, one in offers.items() if one.mode == "request" and one.ok), None)
+        if key:
+            asked.append((row.id, key))
+    return asked
 
 
 def _portals(db: Session, vault: Vault, samples: dict[str, Sample]) -> list[models.Account]:
@@ -447,6 +511,7 @@ def _stripe_kora(shop: Any, now: datetime) -> None:
     card = shop.card(ana, "mastercard", "5454", 6, now.year + 1)
     shop.subscription(ana, live, _days(now, 38), card=card)
     shop.order(ana, [("Yoga mat, cork", 1, 6900)], _days(now, 61), "usd", card=card)
+    shop.guest_order(None, [("Drop-in class, paid at the door", 1, 1800)], _days(now, 9), "usd")
 
 
 def _payfast_acme(shop: Any, now: datetime) -> None:

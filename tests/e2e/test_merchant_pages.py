@@ -101,10 +101,27 @@ def test_a_request_is_answered_on_the_page(page: Page, other_browser: Any, demo:
     expect(customer.locator("[data-request=open]").first).to_be_visible()
     settings = sign_in_merchant(page, demo, "owner@nova.example")
     settings.open(settings.first_portal() + "/requests")
-    page.get_by_role("main").get_by_role("table").get_by_role("link").first.click()
+    mine = page.get_by_test_id("request").filter(has_text="adyen@example.com")
+    mine.get_by_role("link").click()
     page.get_by_role("main").get_by_role("textbox").first.fill("Done as you asked.")
     page.get_by_role("button", name=re.compile("done", re.I)).first.click()
     expect(page.get_by_role("main")).to_contain_text(re.compile("done", re.I))
     assert demo.mail("adyen@example.com", "did it")
     customer.reload()
     expect(customer.locator("[data-request=done]").first).to_contain_text("Done as you asked.")
+
+
+def test_the_samples_have_what_waits_for_people(page: Page, other_browser: Any, demo: Demo) -> None:
+    """A late request, an open one, one of somebody unknown, one answered; and a sale that no address came with."""
+    settings = sign_in_merchant(page, demo, "owner@nova.example")
+    settings.open(settings.first_portal() + "/requests")
+    rows = page.get_by_test_id("request")
+    expect(rows).to_have_count(3)
+    expect(rows.filter(has_text="Overdue")).to_have_count(1)
+    expect(rows.filter(has_text="Find an order")).to_contain_text("noor.h@example.org")
+    page.get_by_role("link", name="Answered").click()
+    expect(page.get_by_test_id("request")).to_have_count(1)
+    other = other_browser()
+    settings = sign_in_merchant(other, demo, "owner@kora.example")
+    settings.open(settings.first_portal() + "/customers/unassigned")
+    expect(other.get_by_test_id("record").filter(has_text="Drop-in class")).to_have_count(2)

@@ -97,8 +97,10 @@ class Account:
 
     # Orders
 
-    def guest_order(self, email: str, lines: list[Line], at: datetime, currency: str, tax: int = 0) -> str:
-        """A paid Checkout order of somebody who is no customer; the session's id."""
+    def guest_order(
+        self, email: str | None, lines: list[Line], at: datetime, currency: str, tax: int = 0
+    ) -> str:
+        """A paid Checkout order of somebody who is no customer, and may have left no address; the session's id."""
         with self._history() as books:
             return self._order(books, None, email, None, lines, _moment(at), currency, None, tax, True)
 
@@ -129,7 +131,7 @@ class Account:
         self,
         books: Books,
         customer: str | None,
-        email: str,
+        email: str | None,
         name: str | None,
         lines: list[Line],
         at: int,
@@ -444,7 +446,7 @@ def _session_lines(books: Books, lines: list[Line], at: int, currency: str, tax:
     return rows
 
 
-def _passing_card(books: Books, email: str, name: str | None, at: int) -> Json:
+def _passing_card(books: Books, email: str | None, name: str | None, at: int) -> Json:
     """A card that is used once and attached to nobody."""
     card = {"brand": "visa", "last4": "4242", "exp_month": 12, "exp_year": 2034}
     billing_ = shapes.billing_details(email, name)
