@@ -1,6 +1,6 @@
 """How fast everything of an account is read in, and in how little memory.
 
-    .venv/bin/python -m bench.imports [--objects 1000000] [--db sqlite|postgresql|both] [--json]
+    .venv/bin/python -m bench.import [--objects 1000000] [--db sqlite|postgresql|both] [--json]
 
 A simulated Stripe, in a process of its own, works out customers, subscriptions, invoices and charges from their
 number. A run as the worker makes it reads them all: lists, pages, rows, whose each of them is. Said is how many of the
@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))  # so that `python bench/imports.py` finds the tests' PostgreSQL too
+sys.path.insert(0, str(ROOT))  # so that `python bench/import.py` finds the tests' PostgreSQL too
 
 from sqlalchemy import func, select  # noqa: E402
 
@@ -43,7 +43,7 @@ MARK = 10_000  # objects between two looks at the memory
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(prog="bench.imports", description=(__doc__ or "").splitlines()[0])
+    options = argparse.ArgumentParser(prog="bench.import", description=(__doc__ or "").splitlines()[0])
     options.add_argument("--objects", type=int, default=1_000_000, help="of the processor's")
     options.add_argument("--db", choices=["sqlite", "postgresql", "both"], default="both")
     options.add_argument("--watch", action="store_true", help="say how it goes meanwhile")
