@@ -113,7 +113,7 @@ def test_few_are_added_up_for_each_page(client: Desk, database: Database, site: 
     fill(database, site)
     desk = sign_in(client, database, site)
     for _ in range(2):
-        assert "added up at" not in desk.get(address(site, PATH)).text
+        assert 'data-testid="kept"' not in desk.get(address(site, PATH)).text
     assert database.read_now(lambda db: db.get(models.Totals, site.id)) is None
 
 
