@@ -52,7 +52,7 @@ from portal import (
 from portal.connect import Disconnected, open_gateway
 from portal.db import Database, moment
 from portal.faults import places
-from portal.gateways import facts
+from portal.gateways import adapter, facts
 from portal.gateways.base import BadSignature, Event, Gone, Ref, Unavailable
 from portal.ids import new_id
 from portal.jobs import enqueue
@@ -244,9 +244,9 @@ class Worker:
         size = min(BATCH, free)
         batch = await self.database.write(claim, clock.now(), size, left, accounts, processors)
         self._held |= {job.id: job for job in batch}
-        for job in batch:
-            if job.kind not in letters.KINDS:
-                self._begin(self._away if job.kind in ASIDE else self._hands, partial(self._one, job), [job])
+        for jobs in together([job for job in batch if job.kind not in letters.KINDS]):
+            aside = jobs[0].kind in ASIDE
+            self._begin(self._away if aside else self._hands, partial(self._each, jobs), jobs)
         if mails := [job for job in batch if job.kind in letters.KINDS]:
             self._mailing = True
             self._begin(self._hands, partial(self._mails, mails), mails)
@@ -294,13 +294,22 @@ class Worker:
                 except DBAPIError as error:
                     log.warning("leases not renewed", error=type(error.orig).__name__)
 
-    async def _one(self, job: Claimed) -> None:
+    async def _each(self, jobs: Sequence[Claimed]) -> None:
+        """One job, or several that one look answers. Where the look fails, each of the others is carried out by
+        itself: what an error means may depend on the event."""
+        job, others = jobs[0], list(jobs[1:])
+        await self._one(job, others)
+        for one in others:
+            await self._one(one, [])
+
+    async def _one(self, job: Claimed, others: list[Claimed]) -> None:
+        """`others` are emptied where they are done with it."""
         try:
             if job.deaths > DEATHS:
                 raise Deadly
             async with asyncio.timeout(LONGEST_S):
                 with walls.within(job.within) if job.within else walls.wide("worker"):
-                    is_over = await self._carry_out(job)
+                    is_over = await self._carry_out(job, others)
         except Again as again:
             await self.database.write(postpone, job, clock.now() + timedelta(seconds=again.seconds))
         except Deadly as error:
@@ -320,10 +329,10 @@ class Worker:
             if not is_over:
                 await self.database.write(finish, job, clock.now())
 
-    async def _carry_out(self, job: Claimed) -> bool:
+    async def _carry_out(self, job: Claimed, others: list[Claimed]) -> bool:
         """Whether that has let go of it too: of events there are the most, so all that one leads to is one commit."""
         if job.kind == "event":
-            await self._event(job)
+            await self._event(job, others)
             return True
         handler = self._handlers.get(job.kind)
         if handler is None:
@@ -394,7 +403,7 @@ class Worker:
         await self.database.write(rescue.decide, payload["ask"], clock.now())
         nudge()
 
-    async def _event(self, job: Claimed) -> None:
+    async def _event(self, job: Claimed, others: list[Claimed]) -> None:
         account, event = await self.database.read(_event_to_ask_about, job.payload)
         gateway, asked = open_gateway(self.settings, self.vault, account, patient=True), clock.now()
         try:
@@ -407,10 +416,17 @@ class Worker:
             await gateway.aclose()
         # What the notice itself tells is of when it was written.
         fetched = snapshot is not None and snapshot.as_of >= asked
-        await self.database.write(self._carried_out, account, job, snapshot, fetched)
+        await self.database.write(self._carried_out, account, job, others, snapshot, fetched)
+        others.clear()
 
     def _carried_out(
-        self, db: Session, account: models.Account, job: Claimed, snapshot: Any, fetched: bool
+        self,
+        db: Session,
+        account: models.Account,
+        job: Claimed,
+        others: Sequence[Claimed],
+        snapshot: Any,
+        fetched: bool,
     ) -> None:
         """The rows and all that follows from them at once: who looks again after a crash would see no change."""
         changes: list[sync.Change] = []
@@ -420,6 +436,8 @@ class Worker:
             if told := " ".join(text for text in (snapshot.tell, snapshot.ask) if text):
                 _tell_merchant(db, account, job.payload["event"], told, clock.now())
         _event_is_over(db, job, None, changes)
+        for one in others:
+            _event_is_over(db, one, None)
 
     def _write(
         self, db: Session, account: models.Account, snapshot: Any, fetched: bool = True
@@ -542,6 +560,21 @@ class Worker:
         turn = await self.importer.turn(run)
         if turn.came in ("more", "busy", "wait"):
             raise Again(turn.seconds)
+
+
+def together(jobs: Sequence[Claimed]) -> list[list[Claimed]]:
+    """The jobs of a batch, those together that one look at the processor answers: events of one object, where its
+    adapter looks at nothing but the object. All of them had arrived before the look. What has failed before, or
+    somebody has died over, stays by itself."""
+    found: dict[Any, list[Claimed]] = {}
+    for job in jobs:
+        subject = job.payload.get("subject") if job.kind == "event" else None
+        is_first = job.attempts == 1 and not job.deaths
+        key: Any = job.id
+        if subject and is_first and job.processor and adapter(job.processor).looks_at_subject_alone:
+            key = (job.account_id, job.within, subject["kind"], subject["id"])
+        found.setdefault(key, []).append(job)
+    return list(found.values())
 
 
 def claim(

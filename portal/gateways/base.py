@@ -390,6 +390,9 @@ class Gateway:
 
     # A cancel that our job carries out at the end pauses at once, so that nothing is charged meanwhile.
     pauses_until_cancel = False
+    # What `refetch` finds depends on the event's subject and on nothing else that the event says: several events of one
+    # object are then answered by one look.
+    looks_at_subject_alone = False
     pace: "Pace | None" = None  # who reads everything leaves room for what customers do meanwhile
     # What has happened may show in lists and kept events this much later.
     overlap = timedelta(hours=1)

@@ -45,6 +45,8 @@ UNKNOWN: _Whose = (None, base.Method("bank_debit"))
 class Adapter(base.Gateway):
     """One organisation. Credentials: access_token, whose prefix names the environment, and webhook_secret."""
 
+    looks_at_subject_alone = True
+
     def __init__(self, credentials: Mapping[str, str], **more: Any) -> None:
         super().__init__(credentials, **more)
         self._http = Http(self, "gocardless")

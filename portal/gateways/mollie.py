@@ -41,6 +41,8 @@ class Adapter(base.Gateway):
     """One website profile. Credentials: api_key, and webhook_secret where its next-gen webhooks come here; these are
     registered with organization_token."""
 
+    looks_at_subject_alone = True
+
     def __init__(self, credentials: Mapping[str, str], **more: Any) -> None:
         super().__init__(credentials, **more)
         self._http = Http(self, "mollie")

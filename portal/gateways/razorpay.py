@@ -58,6 +58,8 @@ class KeysRefused(Unavailable):
 class Adapter(base.Gateway):
     """One Razorpay account in one mode. Credentials: key_id, key_secret, webhook_secret, webhook_secret_old."""
 
+    looks_at_subject_alone = True
+
     def __init__(self, credentials: Mapping[str, str], **more: Any) -> None:
         super().__init__(credentials, **more)
         self._http = Http(self, "razorpay")

@@ -38,6 +38,8 @@ from portal.gateways.base import (
 class Adapter(Gateway):
     """One Stripe account: secret_key, webhook_secret; perhaps webhook_secret_old and portal_configuration."""
 
+    looks_at_subject_alone = True
+
     def __init__(self, credentials: Mapping[str, str], **more: Any) -> None:
         super().__init__(credentials, **more)
         key = self.credentials.get("secret_key", "").strip()

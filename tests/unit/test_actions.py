@@ -162,7 +162,7 @@ class Scene:
                 if job.kind in ("mail", "login_mail"):
                     await self.database.write(work.postpone, job, clock.now() + timedelta(days=9999))
                 else:
-                    await self.worker._one(job)
+                    await self.worker._each([job])
 
         asyncio.run(others())
 

@@ -703,7 +703,7 @@ class House:
 
     async def _work(self) -> None:
         batch = self.database.write_now(work.claim, clock.now(), 100, ("mail",))
-        await asyncio.gather(*(self.worker._one(job) for job in batch))
+        await asyncio.gather(*(self.worker._each([job]) for job in batch))
 
     def prove(self, portal: models.Portal | None = None) -> models.DomainClaim:
         claim = self.claim(portal)

@@ -142,7 +142,7 @@ class Shop:
         async def run() -> None:
             worker = work.Worker(SETTINGS, self.database)
             for job in await self.database.write(work.claim, clock.now(), 100, ("mail", "login_mail")):
-                await worker._one(job)
+                await worker._each([job])
 
         asyncio.run(run())
 

@@ -391,7 +391,7 @@ def test_a_job_is_carried_out_within_its_portal(shops: Shops) -> None:
         jobs = shops.database.write_now(work.claim, clock.now(), 10)
     assert {(job.kind, job.within) for job in jobs} == {("refresh", mine), ("sync", other)}
     job = next(job for job in jobs if job.kind == "refresh")
-    asyncio.run(Worker(SETTINGS, shops.database)._one(job))
+    asyncio.run(Worker(SETTINGS, shops.database)._each([job]))
     row = shops.database.read_now(lambda db: db.get_one(models.Job, job.id))
     assert row.done_at is None
     assert "NoResultFound" in (row.error or "")

@@ -16,7 +16,16 @@ from starlette.testclient import TestClient
 from portal import clock, models, webhooks, work
 from portal.app import create_app
 from portal.db import Database
-from portal.gateways.base import BadSignature, Event, Gone, Snapshot, SubscriptionRecord, Unavailable
+from portal.gateways import adapter, processors
+from portal.gateways.base import (
+    BadSignature,
+    Event,
+    Gateway,
+    Gone,
+    Snapshot,
+    SubscriptionRecord,
+    Unavailable,
+)
 from portal.settings import Settings
 from tests.unit.builders import (
     MASTER_KEY,
@@ -46,7 +55,7 @@ def client(database: Database, settings: Settings) -> Iterator[TestClient]:
         yield client
 
 
-def body(event_id: str = "evt_1", kind: str = "customer.subscription.updated") -> bytes:
+def body(event_id: str = "evt_1", kind: str = "customer.subscription.updated", about: str = "sub_1") -> bytes:
     event = {
         "id": event_id,
         "object": "event",
@@ -54,7 +63,7 @@ def body(event_id: str = "evt_1", kind: str = "customer.subscription.updated") -
         "api_version": "2026-10-28.endive",
         "created": int(clock.now().timestamp()),
         "livemode": False,
-        "data": {"object": {"id": "sub_1", "object": "subscription", "status": "active"}},
+        "data": {"object": {"id": about, "object": "subscription", "status": "active"}},
     }
     return json.dumps(event).encode()
 
@@ -228,6 +237,99 @@ def test_an_event_about_an_object_of_another_account_touches_nothing_there(
     assert (account.id in found) == knows
     if knows:
         assert found[account.id].customer_id not in (None, whose.id)
+
+
+def test_events_of_one_object_are_answered_by_one_look(
+    client: TestClient,
+    database: Database,
+    account: models.Account,
+    worker: work.Worker,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    said = SubscriptionRecord(remote_id="sub_1", status="active", email="ana@example.com")
+    fake = Fake(Snapshot(as_of=clock.now(), subscriptions=(said,)))
+    monkeypatch.setattr(work, "open_gateway", lambda *_a, **_k: fake)
+    for number, kind in enumerate(("created", "updated", "resumed")):
+        deliver(client, account, f"evt_{number}", kind=f"customer.subscription.{kind}")
+    deliver(client, account, "evt_other", about="sub_2")
+    asyncio.run(worker.drain())
+    assert sorted(one.subject.id for one in fake.seen if one.subject) == ["sub_1", "sub_2"]
+    events = {row.event_id: row for row in rows(database, models.Event)}
+    assert all(row.handled_at is not None and row.error is None for row in events.values())
+    assert all(job.done_at is not None for job in rows(database, models.Job) if job.kind == "event")
+    assert len(rows(database, models.Subscription)) == 1
+    deliver(client, account, "evt_later")  # which came after the look
+    asyncio.run(worker.drain())
+    assert [one.id for one in fake.seen[2:]] == ["evt_later"]
+
+
+@pytest.mark.parametrize("fault", [Gone("", "no such object"), Unavailable("", "limited", retry_after=300)])
+def test_where_one_look_fails_each_event_is_asked_about_for_itself(
+    client: TestClient,
+    database: Database,
+    account: models.Account,
+    worker: work.Worker,
+    monkeypatch: pytest.MonkeyPatch,
+    fault: Exception,
+) -> None:
+    said = SubscriptionRecord(remote_id="sub_1", status="active", email="ana@example.com")
+    fake = Fake(fault, Snapshot(as_of=clock.now(), subscriptions=(said,)))
+    monkeypatch.setattr(work, "open_gateway", lambda *_a, **_k: fake)
+    for number in range(3):
+        deliver(client, account, f"evt_{number}")
+    asyncio.run(worker.drain())
+    assert len(fake.seen) == 3
+    clock.set_offset(timedelta(seconds=310))
+    asyncio.run(worker.drain())
+    failed = fake.seen[0].id
+    tried_again = isinstance(fault, Unavailable)
+    assert [one.id for one in fake.seen[3:]] == [failed] * tried_again
+    events = {row.event_id: row for row in rows(database, models.Event)}
+    assert all(row.handled_at is not None for row in events.values())
+    assert [row.event_id for row in events.values() if row.error] == ([] if tried_again else [failed])
+
+
+def claimed(number: int, **values: Any) -> work.Claimed:
+    fields: dict[str, Any] = {
+        "kind": "event",
+        "payload": {"event": number, "subject": {"kind": "subscription", "id": "sub_1"}},
+        "attempts": 1,
+        "claim": 1,
+        "deaths": 0,
+        "account_id": 1,
+        "processor": "stripe",
+        "since": 0.0,
+        "within": 1,
+        **values,
+    }
+    return work.Claimed(number, **fields)
+
+
+def test_what_one_look_cannot_answer_stays_by_itself() -> None:
+    jobs = [
+        claimed(1),
+        claimed(2, payload={"event": 2, "subject": {"kind": "subscription", "id": "sub_2"}}),
+        claimed(3, payload={"event": 3, "subject": {"kind": "invoice", "id": "sub_1"}}),
+        claimed(4, payload={"event": 4, "subject": None}),
+        claimed(5, payload={"event": 5, "subject": None}),
+        claimed(6, account_id=2, within=2),
+        claimed(7, attempts=2),
+        claimed(8, deaths=1),
+        claimed(9, kind="refresh", payload={"subscription": 1}),
+        claimed(10, kind="refresh", payload={"subscription": 1}),
+        claimed(11, processor="payfast"),  # whose notices tell what nothing else does
+        claimed(12, processor="payfast"),
+        claimed(13),
+    ]
+    found = [[job.id for job in jobs] for jobs in work.together(jobs)]
+    assert found == [[1, 13], *([number] for number in range(2, 13))]
+
+
+def test_one_look_answers_several_only_where_the_adapter_looks_at_the_subject_alone() -> None:
+    alone = {name for name in processors() if adapter(name).looks_at_subject_alone}
+    assert {name for name in alone if adapter(name).refetch is not Gateway.refetch} == {"stripe"}
+    assert {"stripe", "mollie"} <= alone
+    assert "payfast" not in alone
 
 
 def test_a_poison_event_is_set_aside_after_twelve_tries_and_blocks_nobody(

@@ -73,7 +73,7 @@ class Merchant:
     def work(self) -> None:
         async def once() -> None:
             batch = self.database.write_now(work.claim, clock.now(), 100, ("mail",))
-            await asyncio.gather(*(self.worker._one(job) for job in batch))
+            await asyncio.gather(*(self.worker._each([job]) for job in batch))
 
         asyncio.run(once())
 
