@@ -116,6 +116,13 @@ class Database:
         return self._limiter
 
 
+def beside(column: Any) -> Any:
+    """A column for a condition that is not to choose the index. SQLite does not know how many rows an index leads to:
+    of two that begin with columns asked for it may take the one of the portal, and go through all that the portal
+    has."""
+    return column + 0
+
+
 def split_address(url: str) -> tuple[URL, int | None]:
     """The address as drivers know it, and our own word in it: after how many times a statement is prepared."""
     parsed = make_url(url.replace("postgres://", "postgresql://", 1))

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from sqlmodel import col
 
 from portal import merchants, models
+from portal.db import beside
 from portal.gateways import facts
 from portal.merchants import Person, Refused
 from portal.people import account_labels
@@ -81,19 +82,15 @@ class EventsPage:
 
 _event: Any = models.Event.__table__  # type: ignore[attr-defined]
 _job: Any = models.Job.__table__  # type: ignore[attr-defined]
-_LISTED = (
-    select(
-        _event.c.id,
-        _event.c.account_id,
-        _event.c.type,
-        _event.c.received_at,
-        _event.c.handled_at,
-        _event.c.parked_at,
-        _event.c.error,
-    )
-    .where(_event.c.portal_id == bindparam("portal"))
-    .limit(PAGE + 1)
-)
+_LISTED = select(
+    _event.c.id,
+    _event.c.account_id,
+    _event.c.type,
+    _event.c.received_at,
+    _event.c.handled_at,
+    _event.c.parked_at,
+    _event.c.error,
+).limit(PAGE + 1)
 _OF_STATE: dict[State, Any] = {
     "all": _event.c.parked_at.is_(None),
     "parked": _event.c.parked_at.is_not(None),
@@ -105,12 +102,14 @@ _OF_STATE: dict[State, Any] = {
 
 def _by_id(state: State) -> Select[Any]:
     before = _event.c.id < bindparam("id", type_=BigInteger())
-    return _LISTED.where(_OF_STATE[state], before).order_by(_event.c.id.desc())
+    mine = _event.c.portal_id == bindparam("portal")
+    return _LISTED.where(mine, _OF_STATE[state], before).order_by(_event.c.id.desc())
 
 
 def _of_account(state: State) -> Select[Any]:
     last = tuple_(bindparam("at", type_=models.Moment()), bindparam("id", type_=BigInteger()))
     return _LISTED.where(
+        beside(_event.c.portal_id) == bindparam("portal"),
         _OF_STATE[state],
         _event.c.account_id == bindparam("account"),
         tuple_(_event.c.received_at, _event.c.id) < last,

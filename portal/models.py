@@ -366,6 +366,7 @@ class Entry(SQLModel, table=True):
     __table_args__ = (
         ForeignKeyConstraint(["portal_id", "customer_id"], ["customer.portal_id", "customer.id"]),
         Index("ix_entry_expires", "expires_at"),
+        Index("ix_entry_customer", "portal_id", "customer_id"),
     )
     token_hash: str = Field(primary_key=True)
     portal_id: int = _big(nullable=False)
@@ -470,6 +471,7 @@ class Assignment(SQLModel, table=True):
         UniqueConstraint("account_id", "kind", "remote_id"),
         ForeignKeyConstraint(["portal_id", "account_id"], ["account.portal_id", "account.id"]),
         Index("ix_assignment_list", "portal_id", "id"),
+        Index("ix_assignment_customer", "portal_id", "customer_id"),
     )
     id: int = _id()
     portal_id: int = _big(nullable=False)
@@ -530,7 +532,7 @@ class CustomerKey(SQLModel, table=True):
     __tablename__ = "customer_key"
     __table_args__ = (
         ForeignKeyConstraint(["portal_id", "customer_id"], ["customer.portal_id", "customer.id"]),
-        Index("ix_customer_key_customer", "customer_id", "key"),
+        Index("ix_customer_key_of", "customer_id", "portal_id", "key"),
     )
     portal_id: int = Field(sa_type=BigInteger, primary_key=True)
     key: bytes = Field(sa_type=LargeBinary, primary_key=True)
@@ -795,7 +797,9 @@ class Request(SQLModel, table=True):
             sqlite_where=text("closed_at IS NULL"),
             postgresql_where=text("closed_at IS NULL"),
         ),
+        _only("ix_request_open", "portal_id", "subject_id", where="closed_at IS NULL"),
         Index("ix_request_list", "portal_id", "customer_id", "created_at", "id"),
+        Index("ix_request_of_customer", "portal_id", "customer_id", "id"),
         Index("ix_request_due", "portal_id", "status", "due_at", "id"),
         _only("ix_request_answered", "portal_id", "closed_at", "id", where="closed_at IS NOT NULL"),
         Index("ix_request_portal", "portal_id", "id"),
@@ -1130,6 +1134,7 @@ class Device(SQLModel, table=True):
         ForeignKeyConstraint(["portal_id", "customer_id"], ["customer.portal_id", "customer.id"]),
         UniqueConstraint("customer_id", "browser_hash"),
         Index("ix_device_seen", "portal_id", "seen_at"),
+        Index("ix_device_customer", "portal_id", "customer_id"),
     )
     id: int = _id()
     portal_id: int = _big(nullable=False)

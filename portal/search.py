@@ -182,7 +182,10 @@ PEOPLE = (
         _key.c.key >= _low,
         _key.c.key < _high,
         ~exists().where(
-            _smaller.c.customer_id == _key.c.customer_id, _smaller.c.key >= _low, _smaller.c.key < _key.c.key
+            _smaller.c.customer_id == _key.c.customer_id,
+            _smaller.c.portal_id == _key.c.portal_id,
+            _smaller.c.key >= _low,
+            _smaller.c.key < _key.c.key,
         ),
     )
     .order_by(_key.c.key, _key.c.customer_id)

@@ -15,7 +15,7 @@ from itertools import islice
 from typing import IO, Any, Literal
 from zoneinfo import ZoneInfo
 
-from sqlalchemy import bindparam, delete, func, insert, select, update
+from sqlalchemy import bindparam, delete, exists, func, insert, select, update
 from sqlalchemy.orm import Session
 from sqlmodel import col
 
@@ -63,6 +63,7 @@ PROBLEMS_SHOWN = 50
 SHEETS_SHOWN = 20
 KEEP_ROWS = timedelta(days=14)
 KEEP_PROBLEMS = timedelta(days=90)
+PROBLEMS_AT_ONCE = 100  # files of which they go in one round
 KEEP_TAKEN = timedelta(hours=2)  # of a file whose upload broke off
 ASK_EVERY_S = 1  # how far apart the processor is asked about subscriptions that are new here
 
@@ -619,9 +620,14 @@ def _drop(db: Session, sheet_id: int, now: datetime) -> None:
     if sheet := db.get(models.Sheet, sheet_id):
         _let_go(db, sheet, now)
         db.expunge(sheet)
-    for model in (models.SheetProblem, models.SheetPart):
-        db.execute(delete(model).where(col(model.sheet_id) == sheet_id))
+        _forget_problems(db, sheet.portal_id, sheet_id)
+    db.execute(delete(models.SheetPart).where(col(models.SheetPart.sheet_id) == sheet_id))
     db.execute(delete(models.Sheet).where(col(models.Sheet.id) == sheet_id))
+
+
+def _forget_problems(db: Session, portal_id: int, sheet_id: int) -> None:
+    row = models.SheetProblem
+    db.execute(delete(row).where(col(row.portal_id) == portal_id, col(row.sheet_id) == sheet_id))
 
 
 # What the columns are
@@ -748,7 +754,7 @@ def begin(
     if wrong:
         raise Refused(" ".join(wrong.values()))
     choose(sheet, choice)
-    db.execute(delete(models.SheetProblem).where(col(models.SheetProblem.sheet_id) == sheet.id))
+    _forget_problems(db, sheet.portal_id, sheet.id)
     sheet.state, sheet.run = what, sheet.run + 1
     sheet.position = sheet.asked = sheet.created = sheet.changed = sheet.unchanged = sheet.refused = 0
     sheet.error, sheet.started_at, sheet.finished_at = None, now, None
@@ -1134,7 +1140,8 @@ def forget_old(db: Session, now: datetime) -> None:
     )
     for sheet in db.execute(old).scalars().all():
         empty(db, sheet, now)
-    gone = select(col(row.id)).where(col(row.created_at) < now - KEEP_PROBLEMS).limit(100)
-    ids = db.execute(gone).scalars().all()
-    if ids:
-        db.execute(delete(models.SheetProblem).where(col(models.SheetProblem.sheet_id).in_(ids)))
+    problem = models.SheetProblem
+    has = exists().where(col(problem.portal_id) == col(row.portal_id), col(problem.sheet_id) == col(row.id))
+    gone = select(col(row.portal_id), col(row.id)).where(col(row.created_at) < now - KEEP_PROBLEMS, has)
+    for portal_id, sheet_id in db.execute(gone.limit(PROBLEMS_AT_ONCE)).all():
+        _forget_problems(db, portal_id, sheet_id)

@@ -1,7 +1,8 @@
 """How the database would read: its plan of a statement, as it is really sent, and what may not stand in it."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import psycopg
@@ -62,10 +63,42 @@ def plan_of(
     return database.write_now(explain)  # SET LOCAL needs a transaction
 
 
+_ALL = re.compile(r"^SCAN (?!CONSTANT|\(subquery)|\((account_id|portal_id)=\?\)$")
+
+
+@contextmanager
+def reads_little(database: Database, *small: str) -> Iterator[list[str]]:
+    """Fails where a statement sent in this block reads a table whole, or all that a portal or an account has in it.
+
+    For SQLite, which goes by the statement and not by how many rows there are: what it would read is known without
+    them. Of tables that stay `small` nothing is asked. Gives the lines of all plans.
+    """
+    assert database.is_sqlite
+    sent: dict[str, Any] = {}
+    plans: list[str] = []
+
+    def note(_c: Any, _k: Any, sql: str, parameters: Any, _x: Any, many: bool) -> None:
+        if sql.split()[0] in ("SELECT", "UPDATE", "DELETE"):
+            sent.setdefault(sql, parameters[0] if many else parameters)
+
+    event.listen(database.engine, "before_cursor_execute", note)
+    try:
+        yield plans
+    finally:
+        event.remove(database.engine, "before_cursor_execute", note)
+    assert sent
+    for sql, asked in sent.items():
+        with database.engine.connect() as connection:
+            lines = [str(line[-1]) for line in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {sql}", asked)]
+        much = [line for line in lines if _ALL.search(line) and line.split()[1] not in small]
+        assert much == [], sql
+        plans += lines
+
+
 def _count(database: Database) -> None:
-    """Have the database know how many rows there are of what; PostgreSQL does it for who owns the tables alone."""
+    """Have PostgreSQL know how many rows there are of what, which it does for who owns the tables alone. SQLite never
+    knows: nothing has it count."""
     if database.is_sqlite:
-        database.write_now(lambda db: db.execute(text("ANALYZE")))
         return
     owners = database.engine.url.set(username="portal").render_as_string(hide_password=False)
     with psycopg.connect(owners, autocommit=True) as connection:

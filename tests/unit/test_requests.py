@@ -11,6 +11,7 @@ from portal import actions, clock, models, requests, sync, work
 from portal.db import Database
 from portal.gateways import capabilities
 from portal.gateways.base import Snapshot, SubscriptionRecord
+from tests.unit.plans import reads_little
 from tests.unit.test_actions import FakeGateway, Scene
 
 
@@ -50,6 +51,21 @@ def test_what_no_call_does_is_asked_of_the_merchant(scene: Callable[..., Scene])
     assert mails(on) == ["request_new", "request_received"]
     assert on.gateway.calls == []
     assert on.row().status == "cancelled"
+
+
+@pytest.mark.usefixtures("sqlite_only")
+def test_requests_of_a_card_are_found_without_the_portals_others(scene: Callable[..., Scene]) -> None:
+    on = kept(scene)
+    on.do("undo_cancel")
+    ids = (on.portal.id, on.customer.id)
+    row = on.row()
+    with reads_little(on.database) as plans:
+        assert on.database.read_now(requests.about, *ids, [row.id], clock.now())
+        assert on.database.read_now(requests.of_customer, *ids).rows
+        on.database.read_now(requests.of_customer, *ids, 2**62)
+        on.database.write_now(actions._settle_requests, row, clock.now())
+    assert any("ix_request_of_customer " in line for line in plans)
+    assert any("ix_request_open " in line for line in plans)
 
 
 def test_the_same_is_not_asked_twice(scene: Callable[..., Scene]) -> None:

@@ -28,7 +28,7 @@ from tests.unit.builders import (
     make_subscription,
     save,
 )
-from tests.unit.plans import plan, wholes
+from tests.unit.plans import plan, reads_little, wholes
 
 NOW = datetime(2026, 11, 28, 12, 0, tzinfo=UTC)
 
@@ -306,6 +306,20 @@ def test_looking_for_bare_customers_reads_no_table_whole(database: Database) -> 
     assert not wholes(lines), lines
     for table in ("order_", "subscription", "payment", "refund", "invoice", "request", "action"):
         assert any(re.search(rf"\b{table}\b", line) for line in lines), (table, lines)
+
+
+@pytest.mark.usefixtures("sqlite_only")
+def test_what_goes_with_customers_is_found_by_them(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    portal = make_portal(database)
+    bare = make_old(database, portal, "bare@example.com")
+    make_device(database, bare, seen_at=NOW - timedelta(days=790))
+    with reads_little(database, "address_join") as plans:
+        database.write_now(retention.forget_customers, portal.id, NOW, NOW)
+    assert people(database) == set()
+    for index in ("customer_key_of", "device_customer", "entry_customer"):
+        assert any(f"ix_{index} " in line for line in plans), index
 
 
 # The worker

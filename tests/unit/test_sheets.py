@@ -662,6 +662,16 @@ def test_files_go_after_two_weeks_and_what_was_wrong_after_three_months(desk: De
         desk.begin(sheet.id)
 
 
+def test_what_was_wrong_goes_of_all_old_files(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sheets, "PROBLEMS_AT_ONCE", 1)
+    for _ in range(3):
+        desk.load(HEAD + "x,,,,,\n")
+    for left in (2, 1, 0):
+        desk.database.write_now(sheets.forget_old, clock.now() + timedelta(days=91))
+        assert desk.count(models.SheetProblem) == [left]
+    assert desk.count(models.Sheet) == [3]
+
+
 def test_so_many_files_and_no_more(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sheets, "MOST_KEPT", 1)
     monkeypatch.setattr(sheets, "MOST_PROBLEMS", 2)
