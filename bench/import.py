@@ -87,7 +87,7 @@ def measure(name: str, objects: int, watch: bool = False) -> Result:
         if name == "sqlite":
             url = f"sqlite:///{folder}/portal.db"
         else:
-            url = stack.enter_context(Postgres(shared_buffers="256MB")).create("portal")
+            url = stack.enter_context(Postgres(shared_buffers="256MB", autovacuum="on")).create("portal")
         upgrade(url)
         return read_everything(url, objects, watch)
 

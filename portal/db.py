@@ -117,9 +117,9 @@ class Database:
 
 
 def beside(column: Any) -> Any:
-    """A column for a condition that is not to choose the index. SQLite does not know how many rows an index leads to:
-    of two that begin with columns asked for it may take the one of the portal, and go through all that the portal
-    has."""
+    """A column for a condition, or an order, that is not to choose the index. SQLite does not know how many rows an
+    index leads to: of two it may take the one of the portal, or the one that has the order, and go through all that the
+    portal has."""
     return column + 0
 
 

@@ -15,7 +15,7 @@ from sqlalchemy import Select, and_, bindparam, select
 from sqlalchemy.orm import Session
 
 from portal import merchants, models, people
-from portal.db import Database
+from portal.db import Database, beside
 from portal.ids import id_text, new_id
 from portal.merchants import Person
 from portal.money import Money
@@ -54,10 +54,12 @@ class Sheet:
     cells: Callable[[Any, Labels], Sequence[Any]]
 
 
-def _batch(table: Any, *more: Any) -> Select[Any]:
-    """Rows of a portal after an id and up to another one, with whose they are; in the order of the index."""
+def _batch(table: Any, customer_id: int | None = None) -> Select[Any]:
+    """Rows of a portal, or of one of its customers, after an id and up to another one, with whose they are."""
+    place = table.c.id if customer_id is None else beside(table.c.id)
+    whose = [] if customer_id is None else [table.c.customer_id == customer_id]
     return (
-        select(table, _customer.c.email.label("customer_email"), *more)
+        select(table, _customer.c.email.label("customer_email"))
         .select_from(table)
         .join(
             _customer,
@@ -66,10 +68,11 @@ def _batch(table: Any, *more: Any) -> Select[Any]:
         )
         .where(
             table.c.portal_id == bindparam("portal"),
-            table.c.id > bindparam("after"),
-            table.c.id <= bindparam("until"),
+            place > bindparam("after"),
+            place <= bindparam("until"),
+            *whose,
         )
-        .order_by(table.c.id)
+        .order_by(place)
         .limit(BATCH)
     )
 
@@ -438,7 +441,7 @@ async def _csv_of_person(
 ) -> AsyncIterator[bytes]:
     yield BOM + lines([sheet.columns])
     after, until = 0, new_id()
-    mine = replace(sheet, batch=sheet.batch.where(sheet.table.c.customer_id == customer_id))
+    mine = replace(sheet, batch=_batch(sheet.table, customer_id))
     while True:
         last, cells = await database.read(_read, portal_id, mine, after, until)
         yield lines(cells)
@@ -469,10 +472,11 @@ def _kept(
 ) -> tuple[int | None, list[dict[str, Any]]]:
     model, columns = _KEPT[name]
     table = _table(model)
+    place = beside(table.c.id)
     found = db.execute(
         select(table)
-        .where(table.c.portal_id == portal_id, table.c.customer_id == customer_id, table.c.id > after)
-        .order_by(table.c.id)
+        .where(table.c.portal_id == portal_id, table.c.customer_id == customer_id, place > after)
+        .order_by(place)
         .limit(BATCH)
     ).all()
     labels = account_labels(db, portal_id)
@@ -496,7 +500,7 @@ def _with_refunds(db: Session, portal_id: int, found: Sequence[Any], rows: list[
     for account_id, remotes in by_account.items():
         for one in db.execute(
             select(refund).where(
-                refund.c.portal_id == portal_id,
+                beside(refund.c.portal_id) == portal_id,
                 refund.c.account_id == account_id,
                 refund.c.payment_remote.in_(remotes),
             )

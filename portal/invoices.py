@@ -95,21 +95,20 @@ def _their_invoice(db: Session, payment: models.Payment) -> models.Invoice | Non
     links = [col(invoice.payment_remote) == payment.remote_id]
     if payment.invoice_remote:
         links.append(col(invoice.remote_id) == payment.invoice_remote)
-    return (
-        db.execute(
-            select(invoice)
-            .where(
+    found = [
+        row
+        for link in links  # each by its index: asked for together, SQLite takes neither
+        for row in db.execute(
+            select(invoice).where(
                 col(invoice.portal_id) == payment.portal_id,
                 col(invoice.account_id) == payment.account_id,
                 or_(col(invoice.customer_id).is_(None), col(invoice.customer_id) == payment.customer_id),
                 col(invoice.status).not_in(("draft", "void")),
-                or_(*links),
+                link,
             )
-            .order_by(col(invoice.document).desc(), col(invoice.id))
-        )
-        .scalars()
-        .first()
-    )
+        ).scalars()
+    ]
+    return min(found, key=lambda row: (not row.document, row.id), default=None)
 
 
 def _sources(payment: models.Payment, account: models.Account, portal: models.Portal) -> tuple[str, ...]:

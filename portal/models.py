@@ -1161,6 +1161,7 @@ class IssuedDocument(SQLModel, table=True):
         UniqueConstraint("portal_id", "payment_id", "kind"),
         UniqueConstraint("portal_id", "kind", "sequence"),
         Index("ix_issued_document_number", "portal_id", "number"),
+        Index("ix_issued_document_customer", "portal_id", "customer_id"),
         ForeignKeyConstraint(["portal_id", "payment_id"], ["payment.portal_id", "payment.id"]),
     )
     id: int = _id()

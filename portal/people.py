@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from sqlmodel import col
 
 from portal import clock, merchants, models, sync
+from portal.db import beside
 from portal.gateways import facts
 from portal.ids import new_id
 from portal.jobs import enqueue
@@ -825,7 +826,7 @@ def _part(db: Session, portal_id: int, from_id: int, into_id: int) -> None:
 def _batches(
     db: Session, model: type[models._Mirrored], portal_id: int, customer_id: int
 ) -> Iterator[list[models._Mirrored]]:
-    last = 0
+    last, place = 0, beside(col(model.id))
     while True:
         rows = list(
             db.execute(
@@ -833,9 +834,9 @@ def _batches(
                 .where(
                     col(model.portal_id) == portal_id,
                     col(model.customer_id) == customer_id,
-                    col(model.id) > last,
+                    place > last,
                 )
-                .order_by(col(model.id))
+                .order_by(place)
                 .limit(BATCH)
             ).scalars()
         )

@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 from sqlmodel import col, select
 
 from portal import models, offers
+from portal.db import beside
 from portal.gateways.base import OrderStatus, PaymentStatus, SubscriptionStatus, Unit
 from portal.ids import id_text
 
@@ -340,7 +341,7 @@ def emails(db: Session, portal_id: int, customer_ids: list[int]) -> dict[int, st
     row = models.Customer
     found = db.execute(
         select(col(row.id), col(row.email)).where(
-            col(row.portal_id) == portal_id, col(row.id).in_(customer_ids)
+            beside(col(row.portal_id)) == portal_id, col(row.id).in_(customer_ids)
         )
     )
     return {one.id: one.email for one in found}

@@ -773,10 +773,8 @@ def _asked(account: models.Account, addresses: Collection[str]) -> dict[str, Any
 @cache
 def _known() -> Any:
     row = models.Customer
-    return (
-        select(col(row.email), col(row.id), col(row.name))
-        .where(col(row.portal_id) == bindparam("portal"), _in(row.email, "addresses"))
-        .order_by(col(row.email))
+    return select(col(row.email), col(row.id), col(row.name)).where(
+        col(row.portal_id) == bindparam("portal"), _in(row.email, "addresses")
     )
 
 

@@ -63,7 +63,7 @@ def plan_of(
     return database.write_now(explain)  # SET LOCAL needs a transaction
 
 
-_ALL = re.compile(r"^SCAN (?!CONSTANT|\(subquery)|\((account_id|portal_id)=\?\)$")
+_ALL = re.compile(r"^SCAN (?!CONSTANT|\(subquery)|\((account_id|portal_id)=\?( AND id[<>]\?)*\)$")
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 from starlette.testclient import TestClient
 
-from portal import api, clock, login, models, outgoing, requests, work
+from portal import api, clock, login, models, outgoing, requests, shapes, work
 from portal.app import create_app
 from portal.db import Database
 from portal.ids import id_text, new_id
@@ -31,7 +31,7 @@ from tests.unit.builders import (
     make_subscription,
     save,
 )
-from tests.unit.plans import plan_of, sorts, uses, wholes
+from tests.unit.plans import plan_of, reads_little, sorts, uses, wholes
 
 SETTINGS = Settings(
     scheme="http",
@@ -620,6 +620,13 @@ def test_every_list_is_read_by_its_index(database: Database, acme: Shop) -> None
         assert any("portal_id=?" in line or "portal_id = " in line for line in plans), (index, plans)
         assert not wholes(plans), (index, plans)
         assert not sorts(plans), (index, plans)
+
+
+@pytest.mark.usefixtures("sqlite_only")
+def test_addresses_of_a_page_are_found_by_their_ids(database: Database, acme: Shop) -> None:
+    with reads_little(database):
+        found = database.read_now(shapes.emails, acme.portal.id, [acme.ana.id, 7])
+    assert set(found) == {acme.ana.id}
 
 
 def crowd(database: Database, shop: Shop) -> None:

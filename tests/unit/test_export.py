@@ -5,6 +5,7 @@ import csv
 import io
 import json
 import zipfile
+from contextlib import nullcontext
 from datetime import UTC, date, datetime
 from typing import Any
 
@@ -31,7 +32,7 @@ from tests.unit.builders import (
     make_subscription,
     save,
 )
-from tests.unit.plans import plan, sorts, wholes
+from tests.unit.plans import plan, reads_little, sorts, wholes
 
 
 class Shop:
@@ -270,7 +271,9 @@ def test_a_persons_file_has_all_of_theirs_and_nothing_of_others(shop: Shop) -> N
             expires_at=NOW,
         ),
     )
-    found = shop.person(shop.ana.id)
+    # Of SQLite that can be seen by its plans: not one of a list of theirs goes through all of the portal's.
+    with reads_little(shop.database, "account") if shop.database.is_sqlite else nullcontext():
+        found = shop.person(shop.ana.id)
     assert found is not None
     assert set(found) == {"data.json", "orders.csv", "subscriptions.csv", "payments.csv", "requests.csv"}
     data = json.loads(found["data.json"])

@@ -44,6 +44,7 @@ from tests.unit.builders import (
     make_portal,
     save,
 )
+from tests.unit.plans import reads_little
 
 LEGAL = {"legal_name": "Acme Coffee GmbH", "legal_address": "Torstraße 1\n10119 Berlin", "country": "DE"}
 THEIRS = b"%PDF-1.4 theirs"
@@ -199,6 +200,17 @@ def test_processors_invoice_is_found_by_the_payments_link_too(world: World) -> N
     payment = make_payment(world.database, world.account, world.customer, invoice_remote="in_77")
     make_invoice(world.database, world.account, world.customer, remote_id="in_77")
     assert world.get(payment).content == THEIRS
+
+
+@pytest.mark.usefixtures("sqlite_only")
+def test_a_payments_invoice_is_found_by_its_links(world: World) -> None:
+    invoice = make_invoice(world.database, world.account, None, remote_id="in_9")
+    payment = make_payment(world.database, world.account, world.customer, invoice_remote="in_9")
+    with reads_little(world.database) as plans:
+        found = world.database.read_now(invoices._their_invoice, payment)
+    assert found is not None
+    assert found.id == invoice.id
+    assert any("ix_invoice_payment " in line for line in plans)
 
 
 def test_ours_on_request_even_where_the_processor_has_one(world: World) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import nullcontext
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -32,7 +33,7 @@ from tests.unit.builders import (
     make_subscription,
     save,
 )
-from tests.unit.plans import plan, sorts, uses
+from tests.unit.plans import plan, reads_little, sorts, uses
 
 FIREFOX = "Mozilla/5.0 (Windows NT 10.0) Firefox/140.0"
 
@@ -497,7 +498,8 @@ def test_what_was_done_and_issued_goes_along_and_comes_back(shop: Shop) -> None:
         return shop.database.read_now(read)
 
     assert belong() == {second.id}
-    join_id = shop.join("ana@example.com", "old@example.com")
+    with reads_little(shop.database, "account", "job") if shop.database.is_sqlite else nullcontext():
+        join_id = shop.join("ana@example.com", "old@example.com")
     assert belong() == {shop.customer("ana@example.com").id}
     shop.undo(join_id)
     assert belong() == {second.id}

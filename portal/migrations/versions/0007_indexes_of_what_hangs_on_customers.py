@@ -17,6 +17,7 @@ _INDEXES: dict[str, tuple[str, list[str], str | None]] = {
     "ix_customer_key_of": ("customer_key", ["customer_id", "portal_id", "key"], None),
     "ix_device_customer": ("device", ["portal_id", "customer_id"], None),
     "ix_entry_customer": ("entry", ["portal_id", "customer_id"], None),
+    "ix_issued_document_customer": ("issued_document", ["portal_id", "customer_id"], None),
     "ix_assignment_customer": ("assignment", ["portal_id", "customer_id"], None),
 }
 
