@@ -1,12 +1,14 @@
 """The overview: how a portal's subscriptions, payments, sign-ins and mails are doing, drawn and as a file."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
 from zoneinfo import ZoneInfo
 
 from markupsafe import Markup
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 from starlette.requests import Request
 from starlette.responses import Response
@@ -37,7 +39,8 @@ async def show(request: Request) -> Response:
     )
     is_kept = page.totals.counted_at != now
     if page.totals.many and not is_kept:
-        await database.write(figures.keep, site.id, page.totals)
+        with suppress(DBAPIError):  # the page is there, whether it can be kept or not
+            await database.write(figures.keep, site.id, page.totals)
     return render.settings(
         request,
         "settings/overview.html",

@@ -9,6 +9,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from portal import clock, figures, models, tally
 from portal.db import Database
@@ -107,6 +108,23 @@ def test_what_took_long_to_add_up_is_shown_for_some_minutes_with_its_time(
     assert shown(f"{PATH}?anew") == (None, 3)
     in_minutes(6)
     assert shown(PATH)[1] == 3
+
+
+def test_totals_that_cannot_be_kept_are_shown_all_the_same(
+    client: Desk, database: Database, site: models.Portal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OperationalError("INSERT", {}, Exception("database or disk is full"))
+
+    monkeypatch.setattr(figures, "MANY", 2)
+    fill(database, site)
+    make_subscription(database, make_account(database, site, label="Second"), None)
+    desk = sign_in(client, database, site)
+    monkeypatch.setattr(figures, "keep", full)
+    answer = desk.get(address(site, PATH))
+    assert answer.status_code == 200
+    assert "Going on: 3" in answer.text
+    assert database.read_now(lambda db: db.get(models.Totals, site.id)) is None
 
 
 def test_few_are_added_up_for_each_page(client: Desk, database: Database, site: models.Portal) -> None:
