@@ -256,7 +256,7 @@ def test_a_wish_that_is_written_down_is_carried_out_once(site: Site, commits: Co
 def test_a_long_outage_counts_against_no_job(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     assert site.webhook().status_code == 200
 
-    async def full(_: Any) -> None:
+    async def full(*_: Any) -> None:
         raise OperationalError("INSERT", {}, psycopg.errors.DiskFull("could not extend file"))
 
     carried_out = site.worker._event
