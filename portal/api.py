@@ -15,11 +15,11 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
 from sqlalchemy import BigInteger, func, literal, select, tuple_, update
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 from sqlmodel import col
 
 from portal import login, models, outgoing, requests, shapes, sheetrows, sheets, sync, tenancy
+from portal.db import dialect_of
 from portal.gateways.base import Line, OrderRecord, OrderStatus, Snapshot
 from portal.ids import id_text, parse_id
 from portal.money import Money
@@ -216,8 +216,7 @@ def count(db: Session, key_id: int, now: datetime) -> Use:
     second = int(now.timestamp())
     minute = second // 60
     table = models.ApiUse.__table__  # type: ignore[attr-defined]
-    dialect = postgresql if db.get_bind().dialect.name == "postgresql" else sqlite
-    statement = dialect.insert(table).values(key_id=key_id, minute=minute, count=1)
+    statement = dialect_of(db).insert(table).values(key_id=key_id, minute=minute, count=1)
     used = db.execute(
         statement.on_conflict_do_update(
             index_elements=["key_id", "minute"], set_={"count": table.c.count + 1}

@@ -12,6 +12,7 @@ import anyio.to_thread
 import psycopg
 import pysqlite3.dbapi2
 from sqlalchemy import Engine, create_engine, event, text
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.orm import ORMExecuteState, Session
@@ -114,6 +115,11 @@ class Database:
         if self._limiter is None:
             self._limiter = anyio.CapacityLimiter(self._threads)
         return self._limiter
+
+
+def dialect_of(db: Session) -> Any:
+    """SQLAlchemy's module of the database, whose `insert` knows what to do on a conflict."""
+    return postgresql if db.get_bind().dialect.name == "postgresql" else sqlite
 
 
 def beside(column: Any) -> Any:

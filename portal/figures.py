@@ -25,10 +25,10 @@ from sqlalchemy import (
     or_,
     select,
 )
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from portal import models, tally, upcoming
+from portal.db import dialect_of
 from portal.intervals import add_months, coming
 from portal.upcoming import Plan
 
@@ -278,9 +278,10 @@ def keep(db: Session, portal_id: int, found: Totals) -> None:
         ],
         "failed": [[one.currency, one.minor, one.count] for one in found.failed],
     }
-    dialect = postgresql if db.get_bind().dialect.name == "postgresql" else sqlite
-    statement = dialect.insert(_totals).values(
-        portal_id=portal_id, day=found.today, counted_at=found.counted_at, body=body
+    statement = (
+        dialect_of(db)
+        .insert(_totals)
+        .values(portal_id=portal_id, day=found.today, counted_at=found.counted_at, body=body)
     )
     db.execute(
         statement.on_conflict_do_update(

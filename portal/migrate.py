@@ -162,11 +162,12 @@ def build_index(
 
 
 def put_up_wall(table: str, seen_by: str) -> None:
-    """In a migration, for a table it has just made: its rows are seen by whom `portal.walls` lets, by the portal that
-    the expression `seen_by` says."""
+    """In a migration: the rows of a table are seen by whom `portal.walls` lets, by the portal that the expression
+    `seen_by` says. On a table that older versions use, they see nothing from then on."""
     if op.get_context().dialect.name != "postgresql":
         return
-    # Each in a subquery of its own, which is asked once for a whole statement and not for each row.
+    # Each in a subquery of its own, which is asked once for a whole statement and not for each row. Nothing said
+    # is nothing seen.
     every = "(SELECT current_setting('portal.scope', true) = '*')"
     these = "((SELECT string_to_array(nullif(current_setting('portal.scope', true), '*'), ',')::bigint[])::bigint[])"
     mine = f"{every} OR {seen_by} = ANY ({these})"

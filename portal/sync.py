@@ -9,12 +9,13 @@ from functools import cache
 from typing import Any
 
 from sqlalchemy import Table, and_, bindparam, or_, select
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects import sqlite
 from sqlalchemy.orm import Session, make_transient_to_detached
 from sqlalchemy.orm.attributes import instance_state, manager_of_class, set_attribute
 from sqlmodel import col
 
 from portal import clock, models, names
+from portal.db import dialect_of
 from portal.gateways import facts
 from portal.gateways.base import (
     CustomerRecord,
@@ -217,9 +218,9 @@ def _names_of(model: type[models._Mirrored]) -> tuple[str, ...]:
 
 def _inserted(db: Session, table: Table, values: Sequence[Mapping[str, Any]], key: Any) -> set[int]:
     """Insert rows, passing over those that stand there already; the ids of the others."""
-    statement = _dialect(db).insert(table).on_conflict_do_nothing()
+    statement = dialect_of(db).insert(table).on_conflict_do_nothing()
     ids = {row[key.key] for row in values}
-    if _dialect(db) is not sqlite:
+    if dialect_of(db) is not sqlite:
         return set(db.execute(statement.returning(key), values).scalars())
     # One row after the other is the quickest way there, and nobody else writes meanwhile.
     made: Any = db.connection().execute(statement, values)
@@ -508,13 +509,9 @@ _DEFAULTS: dict[type[models._Mirrored], dict[str, Any]] = {
 
 def insert_once(db: Session, table: Table, values: dict[str, Any]) -> bool:
     """Insert a row unless one with the same unique key stands already; True where it was inserted."""
-    statement = _dialect(db).insert(table).values(values).on_conflict_do_nothing()
+    statement = dialect_of(db).insert(table).values(values).on_conflict_do_nothing()
     # PostgreSQL's driver counts no rows here.
     return db.execute(statement.returning(*table.primary_key.columns)).first() is not None
-
-
-def _dialect(db: Session) -> Any:
-    return postgresql if db.get_bind().dialect.name == "postgresql" else sqlite
 
 
 # Fields of records that are more than one column, or are written in another way than they are said.

@@ -5,11 +5,11 @@ from datetime import date, datetime
 from zoneinfo import ZoneInfo
 
 from sqlalchemy import Table, bindparam, select
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 from sqlmodel import col
 
 from portal import models
+from portal.db import dialect_of
 
 SIGN_IN = "sign_in"
 MAIL_SENT, MAIL_REFUSED = "mail_sent", "mail_refused"
@@ -29,9 +29,8 @@ def count(db: Session, portal_id: int, name: str, now: datetime, n: int = 1) -> 
     ).scalar_one_or_none()
     if zone is None or n <= 0:
         return
-    dialect = postgresql if db.get_bind().dialect.name == "postgresql" else sqlite
     day = now.astimezone(ZoneInfo(zone)).date()
-    statement = dialect.insert(_tally).values(portal_id=portal_id, name=name, day=day, count=n)
+    statement = dialect_of(db).insert(_tally).values(portal_id=portal_id, name=name, day=day, count=n)
     db.execute(
         statement.on_conflict_do_update(
             index_elements=list(_tally.primary_key.columns),

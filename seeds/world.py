@@ -170,15 +170,11 @@ def ask(db: Session, base_domain: str, now: datetime) -> None:
         )
     ).scalar_one()
     seen = tenancy.view(db, portal, base_domain)
+    asked = []
     for days, (subscription_id, key) in zip((9.0, 6.0, 1.0), _wishes(db, seen, noor.id, now), strict=False):
         params = {"comment": WORDS.get(key, "")}
-        actions.claim(db, seen, noor.id, subscription_id, key, params, _days(now, days))
-    first = db.execute(
-        select(models.Request)
-        .where(col(models.Request.portal_id) == portal.id)
-        .order_by(col(models.Request.created_at))
-        .limit(1)
-    ).scalar_one()
+        asked.append(actions.claim(db, seen, noor.id, subscription_id, key, params, _days(now, days)))
+    first = db.get_one(models.Request, asked[0].action_id)
     sentence = "Done as you asked. Write to us if anything looks wrong."
     requests.answer(db, portal.id, first.reference, "done", sentence, "merchant", _days(now, 8))
     requests.ask(

@@ -70,10 +70,12 @@ _ALL = re.compile(r"^SCAN (?!CONSTANT|\(subquery)|\((account_id|portal_id)=\?( A
 def reads_little(database: Database, *small: str) -> Iterator[list[str]]:
     """Fails where a statement sent in this block reads a table whole, or all that a portal or an account has in it.
 
-    For SQLite, which goes by the statement and not by how many rows there are: what it would read is known without
-    them. Of tables that stay `small` nothing is asked. Gives the lines of all plans.
+    On SQLite alone, which goes by the statement and not by how many rows there are: what it would read is known
+    without them. Of tables that stay `small` nothing is asked. Gives the lines of all plans.
     """
-    assert database.is_sqlite
+    if not database.is_sqlite:
+        yield []
+        return
     sent: dict[str, Any] = {}
     plans: list[str] = []
 

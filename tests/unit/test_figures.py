@@ -283,6 +283,7 @@ def test_failed_payments_come_with_their_customer_and_the_last_reason(database: 
     assert (failed.account, failed.minor, failed.currency) == ("Stripe EU", 3000, "USD")
     assert (failed.reason, failed.failed_at) == ("Insufficient funds", NOW - timedelta(days=2))
     assert (failed.retries_on, failed.stopped) == (TODAY, False)
+    assert sum(one.count for one in database.read_now(figures.failed_sums, portal.id)) == 1
 
 
 def test_failed_payments_are_paged_and_summed_by_currency_over_all_pages(database: Database) -> None:

@@ -309,15 +309,12 @@ def test_looking_for_bare_customers_reads_no_table_whole(database: Database) -> 
 
 
 @pytest.mark.usefixtures("sqlite_only")
-def test_what_goes_with_customers_is_found_by_them(
-    database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_goes_with_customers_is_found_by_them(database: Database) -> None:
     portal = make_portal(database)
     bare = make_old(database, portal, "bare@example.com")
     make_device(database, bare, seen_at=NOW - timedelta(days=790))
-    with reads_little(
-        database, "address_join", "customer"
-    ) as plans:  # the next customers are a page of all of them
+    # The next customers are a page of all of them.
+    with reads_little(database, "address_join", "customer") as plans:
         database.write_now(retention.forget_customers, portal.id, NOW, NOW)
     assert people(database) == set()
     for index in ("customer_key_of", "device_customer", "entry_customer"):

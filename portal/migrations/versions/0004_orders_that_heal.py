@@ -7,6 +7,7 @@ Revises: 0003
 import sqlalchemy as sa
 from alembic import op
 
+from portal.migrate import put_up_wall
 from portal.models import Moment
 
 revision = "0004"
@@ -295,24 +296,13 @@ _SEEN_BY = {
     "login_token": "coalesce(portal_id, 0)",
     "portal": "id",
 }
-# Each in a subquery of its own, which is asked once for a whole statement and not for each row. Nothing said is nothing
-# seen.
-_ALL = "(SELECT current_setting('portal.scope', true) = '*')"
-_THESE = (
-    "((SELECT string_to_array(nullif(current_setting('portal.scope', true), '*'), ',')::bigint[])::bigint[])"
-)
 
 
 def _walls() -> None:
     with op.batch_alter_table("job", schema=None) as batch_op:
         batch_op.add_column(sa.Column("within", sa.BigInteger(), nullable=True))
-    if op.get_bind().dialect.name != "postgresql":
-        return
     for table, seen_by in _SEEN_BY.items():
-        mine = f"{_ALL} OR {seen_by} = ANY ({_THESE})"
-        op.execute(f"CREATE POLICY wall ON {table} USING ({mine}) WITH CHECK ({mine})")
-        op.execute(f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY")
-        op.execute(f"ALTER TABLE {table} FORCE ROW LEVEL SECURITY")
+        put_up_wall(table, seen_by)
 
 
 def _without_walls() -> None:
