@@ -1,5 +1,6 @@
 """The tab *Payment history*."""
 
+from sqlalchemy.orm import Session
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -12,16 +13,19 @@ from portal.views.paging import asked
 @signed_in
 async def index(request: Request) -> Response:
     where = asked(request, "after")
-    page = await request.app.state.database.read(
-        queries.payments, request.state.portal.id, request.state.customer.id, where.cursor
+    page, found = await request.app.state.database.read(
+        _page, request.state.portal.id, request.state.customer.id, where.cursor
     )
-    open_ = [row.id for row in page.rows if row.status in checks.OPEN["payment"]]
-    found = {}
-    if open_:
-        found = await request.app.state.database.read(
-            checks.of_rows, request.state.customer.id, open_, clock.now()
-        )
     return render.tab(request, "payments", page, where=where, checks=found)
+
+
+def _page(
+    db: Session, portal_id: int, customer_id: int, after: queries.Cursor | None
+) -> tuple[queries.PaymentsPage, dict[int, checks.Check]]:
+    """One page, and how it stands with having checked what is open on it."""
+    page = queries.payments(db, portal_id, customer_id, after)
+    open_ = [row.id for row in page.rows if row.status in checks.OPEN["payment"]]
+    return page, checks.of_rows(db, customer_id, open_, clock.now()) if open_ else {}
 
 
 @signed_in

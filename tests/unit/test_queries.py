@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sqlalchemy import Select
+from sqlalchemy import Select, insert
+from sqlalchemy.orm import Session
 
 from portal import models, queries
 from portal.db import Database
@@ -434,11 +435,30 @@ def test_every_list_is_read_by_its_index(
 
 
 def fill(database: Database, people: People) -> None:
-    """Enough rows, of many customers, that a planner takes the index it would take in life."""
-    for number in range(40):
-        who = make_customer(database, people.portal, f"c{number}@example.com")
-        make_order(database, people.account, who)
-        paid = make_payment(database, people.account, who)
-        make_refund(database, people.account, paid)
-        make_invoice(database, people.account, who, payment_remote=paid.remote_id)
-        make_subscription(database, people.account, who)
+    """Enough rows, of many customers and of Ana, that a planner takes the index it would take in life."""
+    paid = make_payment(database, people.account, people.ana)
+    made = [
+        make_order(database, people.account, people.ana),
+        paid,
+        make_refund(database, people.account, paid),
+        make_invoice(database, people.account, people.ana, payment_remote=paid.remote_id),
+        make_subscription(database, people.account, people.ana),
+    ]
+    others = [make_customer(database, people.portal, f"c{number}@example.com").id for number in range(20)]
+
+    def copy(db: Session) -> None:
+        for row in made:
+            values = row.model_dump(exclude={"id"})
+            copies = [
+                {
+                    **values,
+                    "remote_id": f"copy_{number}",
+                    "customer_id": others[number // 2 % 20] if number % 2 else people.ana.id,
+                    "placed_at": NOW - timedelta(hours=number),
+                    **({"payment_remote": f"copy_{number}"} if "payment_remote" in values else {}),
+                }
+                for number in range(1_000)
+            ]
+            db.execute(insert(type(row)), copies)
+
+    database.write_now(copy)
