@@ -26,9 +26,11 @@ def enqueue(
     run_at: datetime,
     dedupe: str | None,
     account_id: int | None = None,
+    about: str | None = None,
 ) -> None:
     """Put a job into the table; one with the same `dedupe` stands already. Whose processor it will ask is found from
-    the payload, where nobody says it; and in whose walls it will be carried out from where it is put in."""
+    the payload, where nobody says it; and in whose walls it will be carried out from where it is put in. One look
+    answers all that are `about` the same."""
     account_id = account_id or _account_of(db, kind, payload)
     sync.insert_once(
         db,
@@ -43,6 +45,7 @@ def enqueue(
             "account_id": account_id,
             "within": walls.home() or _portal_of(db, account_id, payload),
             "dedupe": dedupe,
+            "about": about,
         },
     )
 

@@ -1009,6 +1009,7 @@ class Job(SQLModel, table=True):
         ),
         _only("ix_job_trouble", "portal_id", "id", where="portal_id IS NOT NULL AND done_at IS NULL"),
         _only("ix_job_parked", "parked_at", where="parked_at IS NOT NULL"),
+        _only("ix_job_about", "about", where="about IS NOT NULL AND done_at IS NULL AND parked_at IS NULL"),
     )
     id: int = _id()
     portal_id: int | None = _big()  # known once it failed: whose trouble it is
@@ -1026,6 +1027,7 @@ class Job(SQLModel, table=True):
     parked_at: datetime | None = _moment()
     error: str | None = None
     dedupe: str | None = Field(default=None, unique=True)
+    about: str | None = None  # of what one look at the processor answers all of them that wait
 
 
 class LoginRequest(SQLModel, table=True):

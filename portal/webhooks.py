@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 from sqlmodel import col
 
 from portal import models, sync
+from portal.gateways import adapter
 from portal.gateways.base import Event, Ref
 from portal.ids import new_id
 from portal.jobs import enqueue
@@ -49,7 +50,7 @@ def store(
         if fresh:
             new += 1
             payload = {"event": row_id, **_packed(event)}
-            enqueue(db, "event", payload, now, f"event:{row_id}", account.id)
+            enqueue(db, "event", payload, now, f"event:{row_id}", account.id, _about(account, event))
         else:
             _note_repeat(db, account.id, event.id, now)
     return new
@@ -79,7 +80,8 @@ def keep(db: Session, account: models.Account, events: Sequence[Event], now: dat
         }
         if sync.insert_once(db, row.__table__, values):  # type: ignore[attr-defined]
             new.append(event)
-            enqueue(db, "event", {"event": row_id, **packed}, now, f"event:{row_id}")
+            payload = {"event": row_id, **packed}
+            enqueue(db, "event", payload, now, f"event:{row_id}", account.id, _about(account, event))
     return new
 
 
@@ -99,6 +101,13 @@ def repeat_name(account_id: int) -> str:
 
 
 _KEPT = {"content-type", "user-agent", "date"}  # never a signature or a cookie
+
+
+def _about(account: models.Account, event: Event) -> str | None:
+    """One look answers all events of an object, where the adapter looks at nothing but the object."""
+    if event.subject is None or not adapter(account.processor).looks_at_subject_alone:
+        return None
+    return f"{account.id}:{event.subject.kind}:{event.subject.id}"
 
 
 def _packed(event: Event) -> dict[str, Any]:

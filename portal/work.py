@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 import structlog
-from sqlalchemy import case, delete, func, or_, select, update
+from sqlalchemy import and_, case, delete, func, or_, select, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 from sqlmodel import col
@@ -52,7 +52,7 @@ from portal import (
 from portal.connect import Disconnected, open_gateway
 from portal.db import Database, moment
 from portal.faults import places
-from portal.gateways import adapter, facts
+from portal.gateways import facts
 from portal.gateways.base import BadSignature, Event, Gone, Ref, Unavailable
 from portal.ids import new_id
 from portal.jobs import enqueue
@@ -74,6 +74,8 @@ LOCK = timedelta(seconds=15)  # so long after a worker died, what it had in hand
 RENEW_S = 4.0
 LONGEST_S = 3600.0  # for one job
 TRIES = 12
+ALONG = 200  # jobs taken at a time because the look of another one will answer them
+SHARED_DEATHS = 1  # whoever dies over a look that was for many has died over each of them
 DEATHS = 8  # so many workers may die over a job before it is set aside too
 BEAT = timedelta(seconds=10)
 OUTAGE = timedelta(seconds=30)  # after which a job is tried again that the database had no room or ear for
@@ -107,6 +109,8 @@ class Claimed:
     processor: str | None
     since: float  # by this process's own clock
     within: int | None = None  # the portal in whose walls it is carried out
+    about: str | None = None  # of what one look answers all that wait
+    along: bool = False  # taken for the sake of another one, whose look will answer it
 
 
 class Again(Exception):
@@ -254,7 +258,11 @@ class Worker:
 
     def _busy(self) -> tuple[list[int], list[str]]:
         """The accounts and the processors of which no more is taken now."""
-        held = [job for job in self._held.values() if job.account_id is not None and job.kind not in ASIDE]
+        held = [
+            job
+            for job in self._held.values()
+            if job.account_id is not None and job.kind not in ASIDE and not job.along
+        ]
         accounts = Counter(job.account_id for job in held)
         slow = Counter(job.account_id for job in held if time.monotonic() - job.since > SLOW_S)
         processors = Counter(job.processor for job in held if job.processor)
@@ -296,11 +304,14 @@ class Worker:
 
     async def _each(self, jobs: Sequence[Claimed]) -> None:
         """One job, or several that one look answers. Where the look fails, each of the others is carried out by
-        itself: what an error means may depend on the event."""
+        itself: what an error means may depend on the event. What only came along waits its turn again."""
         job, others = jobs[0], list(jobs[1:])
         await self._one(job, others)
+        if along := [one for one in others if one.along]:
+            await self.database.write(_put_back, along, clock.now())
         for one in others:
-            await self._one(one, [])
+            if not one.along:
+                await self._one(one, [])
 
     async def _one(self, job: Claimed, others: list[Claimed]) -> None:
         """`others` are emptied where they are done with it."""
@@ -435,9 +446,7 @@ class Worker:
             _follow(db, account, changes, clock.now())
             if told := " ".join(text for text in (snapshot.tell, snapshot.ask) if text):
                 _tell_merchant(db, account, job.payload["event"], told, clock.now())
-        _event_is_over(db, job, None, changes)
-        for one in others:
-            _event_is_over(db, one, None)
+        _event_is_over(db, job, None, changes, others)
 
     def _write(
         self, db: Session, account: models.Account, snapshot: Any, fetched: bool = True
@@ -565,16 +574,15 @@ class Worker:
 def together(jobs: Sequence[Claimed]) -> list[list[Claimed]]:
     """The jobs of a batch, those together that one look at the processor answers: events of one object, where its
     adapter looks at nothing but the object. All of them had arrived before the look. What has failed before, or
-    somebody has died over, stays by itself."""
+    two workers have died over, stays by itself."""
     found: dict[Any, list[Claimed]] = {}
     for job in jobs:
-        subject = job.payload.get("subject") if job.kind == "event" else None
-        is_first = job.attempts == 1 and not job.deaths
-        key: Any = job.id
-        if subject and is_first and job.processor and adapter(job.processor).looks_at_subject_alone:
-            key = (job.account_id, job.within, subject["kind"], subject["id"])
-        found.setdefault(key, []).append(job)
+        found.setdefault(job.about if _may_share(job) else job.id, []).append(job)
     return list(found.values())
+
+
+def _may_share(job: Claimed) -> bool:
+    return job.about is not None and job.attempts == 1 and job.deaths <= SHARED_DEATHS
 
 
 def claim(
@@ -586,57 +594,33 @@ def claim(
     processors: Collection[str] = (),
 ) -> list[Claimed]:
     """Take up to `limit` due jobs under a lease; each goes to one worker only. Left are those of the kinds `left`, and
-    those that ask one of these accounts or processors. Whether a lease has run out is told by the database's clock."""
+    those that ask one of these accounts or processors. Whether a lease has run out is told by the database's clock.
+    What waits for the look of one that is taken comes along, beyond the limit."""
     at, row = moment(db), models.Job
     hard_pressed = select(col(models.Account.id)).where(col(models.Account.processor).in_(processors))
     asks = col(row.account_id)
     due = (
-        select(col(models.Job.id))
+        select(col(row.id))
         .where(
-            col(models.Job.done_at).is_(None),
-            col(models.Job.parked_at).is_(None),
-            col(models.Job.run_at) <= now,
-            or_(col(models.Job.locked_until).is_(None), col(models.Job.locked_until) < at),
-            *([col(models.Job.kind).not_in(left)] if left else []),
+            *_is_free(now, at),
+            *([col(row.kind).not_in(left)] if left else []),
             *([or_(asks.is_(None), asks.not_in(accounts))] if accounts else []),
             *([or_(asks.is_(None), asks.not_in(hard_pressed))] if processors else []),
         )
-        .order_by(col(models.Job.run_at))
+        .order_by(col(row.run_at))
         .limit(limit)
-        .with_for_update(skip_locked=True)
-        .cte(
-            "due"
-        )  # once: PostgreSQL may run a subquery again for each row, and then more than `limit` are taken
     )
     token = new_id()
-    taken = db.execute(
-        update(models.Job)
-        .where(col(models.Job.id).in_(select(due.c.id)))
-        .values(
-            locked_until=at + LOCK,
-            locked_by=token,
-            # Whoever held it before has died over it: that is no failure of its own, after which to wait for long.
-            attempts=models.Job.attempts + case((col(row.locked_by).is_(None), 1), else_=0),
-            deaths=case((col(row.locked_by).is_(None), 0), else_=func.coalesce(col(row.deaths), 0) + 1),
-        )
-        .returning(
-            col(models.Job.id),
-            col(models.Job.kind),
-            col(models.Job.payload),
-            col(models.Job.attempts),
-            col(models.Job.account_id),
-            col(models.Job.deaths),
-            col(models.Job.within),
-        )
-        .execution_options(synchronize_session=False)
-    ).all()
+    taken = _lease(db, due, token, at)
     asked = {one.account_id for one in taken if one.account_id is not None}
     of = models.Account
     known = select(col(of.id), col(of.processor), col(of.portal_id)).where(col(of.id).in_(asked))
     accounts_asked = {found.id: found for found in db.execute(known)} if asked else {}
     since = time.monotonic()
-    return [
-        Claimed(
+
+    def claimed(one: Any, along: bool) -> Claimed:
+        account = accounts_asked.get(one.account_id)
+        return Claimed(
             one.id,
             one.kind,
             one.payload,
@@ -644,13 +628,74 @@ def claim(
             token,
             one.deaths,
             one.account_id,
-            found.processor if found else None,
+            account.processor if account else None,
             since,
-            one.within or (found.portal_id if found else None),
+            one.within or (account.portal_id if account else None),
+            one.about,
+            along,
         )
-        for one in taken
-        for found in [accounts_asked.get(one.account_id)]
-    ]
+
+    jobs = [claimed(one, False) for one in taken]
+    if shared := sorted({job.about for job in jobs if job.about is not None and _may_share(job)}):
+        jobs += [claimed(one, True) for one in _lease(db, _also_about(shared, now, at), token, at)]
+    return jobs
+
+
+def _is_free(now: datetime, at: Any) -> tuple[Any, ...]:
+    """Due, and nobody's; or of somebody whose lease has run out."""
+    row = models.Job
+    return (
+        col(row.done_at).is_(None),
+        col(row.parked_at).is_(None),
+        col(row.run_at) <= now,
+        or_(col(row.locked_until).is_(None), col(row.locked_until) < at),
+    )
+
+
+def _also_about(shared: Sequence[str], now: datetime, at: Any) -> Any:
+    """What waits for the same as what was just taken, and may share its look."""
+    row = models.Job
+    died_over = func.coalesce(col(row.deaths), 0) < SHARED_DEATHS
+    return (
+        select(col(row.id))
+        .where(
+            *_is_free(now, at),
+            col(row.about).in_(shared),
+            or_(
+                and_(col(row.locked_by).is_(None), col(row.attempts) == 0),
+                and_(col(row.locked_by).is_not(None), col(row.attempts) == 1, died_over),
+            ),
+        )
+        .limit(ALONG)
+    )
+
+
+def _lease(db: Session, wanted: Any, token: int, at: Any) -> Sequence[Any]:
+    row = models.Job
+    # Once: PostgreSQL may run a subquery again for each row, and then more than the limit are taken.
+    due = wanted.with_for_update(skip_locked=True).cte("due")
+    return db.execute(
+        update(row)
+        .where(col(row.id).in_(select(due.c.id)))
+        .values(
+            locked_until=at + LOCK,
+            locked_by=token,
+            # Whoever held it before has died over it: that is no failure of its own, after which to wait for long.
+            attempts=row.attempts + case((col(row.locked_by).is_(None), 1), else_=0),
+            deaths=case((col(row.locked_by).is_(None), 0), else_=func.coalesce(col(row.deaths), 0) + 1),
+        )
+        .returning(
+            col(row.id),
+            col(row.kind),
+            col(row.payload),
+            col(row.attempts),
+            col(row.account_id),
+            col(row.deaths),
+            col(row.within),
+            col(row.about),
+        )
+        .execution_options(synchronize_session=False)
+    ).all()
 
 
 def renew(db: Session, jobs: Sequence[Claimed]) -> None:
@@ -899,11 +944,30 @@ def _anybody_away(db: Session, account: models.Account, now: datetime) -> bool:
     return found is not None
 
 
-def _event_is_over(db: Session, job: Claimed, error: str | None, changes: Sequence[sync.Change] = ()) -> None:
-    now = clock.now()
+def _event_is_over(
+    db: Session,
+    job: Claimed,
+    error: str | None,
+    changes: Sequence[sync.Change] = (),
+    others: Sequence[Claimed] = (),
+) -> None:
+    """`others` are those that its look has answered too."""
+    now, event, row = clock.now(), models.Event, models.Job
     _handled(db, job.payload["event"], now, error, changes)
+    if others:
+        answered = col(event.id).in_([one.payload["event"] for one in others])
+        db.execute(update(event).where(answered).values(handled_at=now, error=None, changed=[]))
     with walls.wide("worker"):  # the job may be no portal's
         finish(db, job, now)
+        if others:
+            ours = col(row.locked_by).in_({one.claim for one in others})
+            over = update(row).where(col(row.id).in_([one.id for one in others]), ours)
+            db.execute(over.values(locked_until=None, locked_by=None, done_at=now, error=None))
+
+
+def _put_back(db: Session, jobs: Sequence[Claimed], now: datetime) -> None:
+    for job in jobs:
+        postpone(db, job, now)
 
 
 def _let_go(db: Session, job: Claimed, now: datetime) -> None:

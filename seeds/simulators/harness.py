@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 import httpx2 as httpx
 import uvicorn
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -304,7 +304,10 @@ class Harness:
             if scope["type"] != "http":
                 await inner(scope, receive, send)
                 return
-            body = await Request(scope, receive).body()
+            try:
+                body = await Request(scope, receive).body()
+            except ClientDisconnect:  # whoever asked was killed in the middle
+                return
             replayed = False
 
             async def replay() -> Any:

@@ -9,8 +9,10 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
+from sqlmodel import col
 from starlette.testclient import TestClient
 
 from portal import clock, models, webhooks, work
@@ -26,6 +28,7 @@ from portal.gateways.base import (
     SubscriptionRecord,
     Unavailable,
 )
+from portal.jobs import enqueue
 from portal.settings import Settings
 from tests.unit.builders import (
     MASTER_KEY,
@@ -34,6 +37,7 @@ from tests.unit.builders import (
     make_portal,
     make_subscription,
 )
+from tests.unit.plans import plan, uses, wholes
 
 SECRET = "whsec_test_0001"
 KEYS = {"secret_key": "sk_test_Sample000000000001", "webhook_secret": SECRET}
@@ -292,7 +296,7 @@ def test_where_one_look_fails_each_event_is_asked_about_for_itself(
 def claimed(number: int, **values: Any) -> work.Claimed:
     fields: dict[str, Any] = {
         "kind": "event",
-        "payload": {"event": number, "subject": {"kind": "subscription", "id": "sub_1"}},
+        "payload": {"event": number},
         "attempts": 1,
         "claim": 1,
         "deaths": 0,
@@ -300,6 +304,7 @@ def claimed(number: int, **values: Any) -> work.Claimed:
         "processor": "stripe",
         "since": 0.0,
         "within": 1,
+        "about": "1:subscription:sub_1",
         **values,
     }
     return work.Claimed(number, **fields)
@@ -308,21 +313,102 @@ def claimed(number: int, **values: Any) -> work.Claimed:
 def test_what_one_look_cannot_answer_stays_by_itself() -> None:
     jobs = [
         claimed(1),
-        claimed(2, payload={"event": 2, "subject": {"kind": "subscription", "id": "sub_2"}}),
-        claimed(3, payload={"event": 3, "subject": {"kind": "invoice", "id": "sub_1"}}),
-        claimed(4, payload={"event": 4, "subject": None}),
-        claimed(5, payload={"event": 5, "subject": None}),
-        claimed(6, account_id=2, within=2),
+        claimed(2, about="1:subscription:sub_2"),
+        claimed(3, about="1:invoice:sub_1"),
+        claimed(4, about=None),
+        claimed(5, about=None),
+        claimed(6, account_id=2, within=2, about="2:subscription:sub_1"),
         claimed(7, attempts=2),
-        claimed(8, deaths=1),
-        claimed(9, kind="refresh", payload={"subscription": 1}),
-        claimed(10, kind="refresh", payload={"subscription": 1}),
-        claimed(11, processor="payfast"),  # whose notices tell what nothing else does
-        claimed(12, processor="payfast"),
-        claimed(13),
+        claimed(8, deaths=2),
+        claimed(9, deaths=1),  # one of those whose look was for all of them
+        claimed(10),
     ]
     found = [[job.id for job in jobs] for jobs in work.together(jobs)]
-    assert found == [[1, 13], *([number] for number in range(2, 13))]
+    assert found == [[1, 9, 10], *([number] for number in range(2, 9))]
+
+
+def test_what_waits_for_a_look_comes_along_however_much_it_is(
+    client: TestClient,
+    database: Database,
+    account: models.Account,
+    worker: work.Worker,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    said = SubscriptionRecord(remote_id="sub_1", status="active", email="ana@example.com")
+    fake = Fake(Snapshot(as_of=clock.now(), subscriptions=(said,)))
+    monkeypatch.setattr(work, "open_gateway", lambda *_a, **_k: fake)
+    for number in range(2 * work.BATCH):
+        deliver(client, account, f"evt_{number}")
+        deliver(client, account, f"evt_2_{number}", about="sub_2")
+    asyncio.run(worker.once())
+    assert sorted(one.subject.id for one in fake.seen if one.subject) == ["sub_1", "sub_2"]
+    assert all(row.handled_at is not None for row in rows(database, models.Event))
+    jobs = [job for job in rows(database, models.Job) if job.kind == "event"]
+    assert all(job.done_at is not None and job.locked_by is None for job in jobs)
+
+
+def test_what_came_along_waits_again_where_the_look_fails(
+    client: TestClient,
+    database: Database,
+    account: models.Account,
+    worker: work.Worker,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    said = SubscriptionRecord(remote_id="sub_1", status="active", email="ana@example.com")
+    answer = Snapshot(as_of=clock.now(), subscriptions=(said,))
+    fake = Fake(*[Unavailable("", "limited", retry_after=300)] * work.BATCH, answer)
+    monkeypatch.setattr(work, "open_gateway", lambda *_a, **_k: fake)
+    for number in range(2 * work.BATCH):
+        deliver(client, account, f"evt_{number}")
+    asyncio.run(worker.once())
+    assert len(fake.seen) == work.BATCH
+    jobs = sorted((job for job in rows(database, models.Job) if job.kind == "event"), key=lambda job: job.id)
+    assert [(job.attempts, job.locked_by) for job in jobs[work.BATCH :]] == [(0, None)] * work.BATCH
+    assert {job.attempts for job in jobs[: work.BATCH]} == {1}
+    asyncio.run(worker.drain())
+    assert len(fake.seen) == work.BATCH + 1
+    clock.set_offset(timedelta(seconds=310))
+    asyncio.run(worker.drain())
+    assert all(row.handled_at is not None and row.error is None for row in rows(database, models.Event))
+
+
+def test_what_has_failed_or_is_in_hand_does_not_come_along(
+    client: TestClient, database: Database, account: models.Account
+) -> None:
+    for number in range(6):
+        deliver(client, account, f"evt_{number}")
+    first, mine, failed, died_over, deadly, waits = sorted(job.id for job in rows(database, models.Job))
+    now = clock.now()
+
+    def change(db: Session) -> None:
+        told: dict[int, dict[str, Any]] = {
+            mine: {"attempts": 1, "locked_by": 1, "locked_until": now + timedelta(minutes=1)},
+            failed: {"attempts": 1},
+            died_over: {"attempts": 1, "locked_by": 1, "locked_until": now - timedelta(minutes=1)},
+            deadly: {"attempts": 1, "locked_by": 1, "locked_until": now - timedelta(minutes=1), "deaths": 1},
+        }
+        for job_id, values in told.items():
+            db.execute(update(models.Job).where(col(models.Job.id) == job_id).values(**values))
+
+    database.write_now(change)
+    found = database.write_now(work.claim, clock.now(), 1)
+    assert [(job.id, job.along, job.deaths) for job in sorted(found, key=lambda job: job.id)] == [
+        (first, False, 0),
+        (died_over, True, 1),
+        (waits, True, 0),
+    ]
+
+
+def test_what_is_about_the_same_is_found_by_its_index(database: Database) -> None:
+    def have_many(db: Session) -> None:
+        for number in range(300):
+            about = f"1:subscription:sub_{number}"
+            enqueue(db, "event", {"event": number}, clock.now(), f"event:{number}", 1, about)
+
+    database.write_now(have_many)
+    lines = plan(database, work._also_about(["1:subscription:sub_1"], clock.now(), clock.now()))
+    assert uses(lines, "ix_job_about"), lines
+    assert not wholes(lines), lines
 
 
 def test_one_look_answers_several_only_where_the_adapter_looks_at_the_subject_alone() -> None:
