@@ -12,6 +12,7 @@ from pytest_socket import socket_allow_hosts
 from portal import clock
 from portal.gateways import http
 from tests.postgres import programs
+from tests.reads import Reads
 from tests.shared import share
 from tests.sharing_out import SharingOut, place
 
@@ -66,6 +67,20 @@ def _no_folder() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _only_loopback() -> None:
     socket_allow_hosts(["127.0.0.1", "::1", "localhost"], allow_unix_socket=True)
+
+
+@pytest.fixture(scope="session")
+def reads() -> Iterator[Reads]:
+    found = Reads()
+    yield found
+    found.close()
+
+
+@pytest.fixture(autouse=True)
+def _reads_little(reads: Reads) -> Iterator[None]:
+    """Whatever a test has the portal ask of SQLite reads no big table whole, unless that stands in `tests.reads`."""
+    yield
+    assert reads.wrong() == []
 
 
 @pytest.fixture(autouse=True)

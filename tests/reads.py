@@ -68,6 +68,9 @@ class Reads:
         self._found: list[str] = []
         event.listen(Engine, "before_cursor_execute", self._note)
 
+    def close(self) -> None:
+        event.remove(Engine, "before_cursor_execute", self._note)
+
     def wrong(self) -> list[str]:
         found, self._found = self._found, []
         return found
