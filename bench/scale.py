@@ -1430,9 +1430,9 @@ CONNECTIONS = 8
 
 
 def intake(kind: str, events: int) -> dict[str, Any]:
-    """How many signed events a second one web process takes in and keeps (the disk has them before the answer), and
-    how many some workers handle. Each is about another subscription, so each asks the processor; which is simulated in this
-    process."""
+    """How many signed events a second one web process takes in and keeps (the disk has them before the answer), and how
+    many some workers handle. Each is about another subscription, so each asks the processor, which is simulated in
+    this process."""
     with _house(kind) as house:
         return asyncio.run(_take_in(house, events))
 

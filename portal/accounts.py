@@ -937,11 +937,7 @@ class Waiting:
 def waiting(db: Session, account_id: int) -> Waiting:
     row, action = models.Subscription, models.Action
     scheduled = db.execute(
-        select(func.count()).where(
-            col(row.account_id) == account_id,
-            col(row.cancel_scheduled_at).is_not(None),
-            col(row.status).not_in(("cancelled", "expired")),
-        )
+        select(func.count()).select_from(row).where(*actions.scheduled(account_id))
     ).scalar_one()
     unproven = db.execute(
         select(func.count()).where(

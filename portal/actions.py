@@ -10,8 +10,8 @@ import hashlib
 import secrets
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
-from typing import Any
+from datetime import UTC, datetime, timedelta
+from typing import Any, get_args
 
 import structlog
 from itsdangerous import BadSignature, Signer
@@ -22,7 +22,7 @@ from sqlmodel import col
 
 from portal import clock, models, outgoing, requests, sync
 from portal.connect import open_gateway, simulator
-from portal.db import Database, moment
+from portal.db import Database, beside, moment
 from portal.gateways import adapter, facts
 from portal.gateways.base import (
     Gateway,
@@ -31,6 +31,7 @@ from portal.gateways.base import (
     Interval,
     Leave,
     Snapshot,
+    SubscriptionStatus,
     Unavailable,
 )
 from portal.gateways.capabilities import Key
@@ -961,18 +962,25 @@ def _open_scheduled(
 # An account that the merchant takes away
 
 
+_GOES_ON = tuple(one for one in get_args(SubscriptionStatus) if one not in ENDED)
+_EVER = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def scheduled(account_id: int) -> tuple[Any, ...]:
+    """Subscriptions of an account that our own job is to cancel; of the portal's by their state, since an account's
+    may be a million."""
+    row, of = models.Subscription, models.Account
+    return (
+        col(row.portal_id) == select(col(of.portal_id)).where(col(of.id) == account_id).scalar_subquery(),
+        col(row.status).in_(_GOES_ON),
+        col(row.cancel_scheduled_at) > _EVER,
+        beside(row.account_id) == account_id,
+    )
+
+
 def hand_over(db: Session, account: models.Account, now: datetime) -> int:
     """What our job was still to cancel there is asked of the merchant, who alone can do it now; how many."""
-    row = models.Subscription
-    waiting = list(
-        db.execute(
-            select(row).where(
-                col(row.account_id) == account.id,
-                col(row.cancel_scheduled_at).is_not(None),
-                col(row.status).not_in(ENDED),
-            )
-        ).scalars()
-    )
+    waiting = list(db.execute(select(models.Subscription).where(*scheduled(account.id))).scalars())
     for one in waiting:
         due = one.cancel_scheduled_at
         one.access_until = one.cancel_scheduled_at = None

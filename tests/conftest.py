@@ -70,17 +70,17 @@ def _only_loopback() -> None:
 
 
 @pytest.fixture(scope="session")
-def reads() -> Iterator[Reads]:
+def every_read() -> Iterator[Reads]:
     found = Reads()
     yield found
     found.close()
 
 
 @pytest.fixture(autouse=True)
-def _reads_little(reads: Reads) -> Iterator[None]:
+def _reads_little(every_read: Reads) -> Iterator[None]:
     """Whatever a test has the portal ask of SQLite reads no big table whole, unless that stands in `tests.reads`."""
     yield
-    assert reads.wrong() == []
+    assert every_read.wrong() == []
 
 
 @pytest.fixture(autouse=True)

@@ -20,44 +20,30 @@ LATER = f"{OURS}migrations/"
 
 # There are few of each in a portal, or they are gone after some days.
 SMALL = frozenset(
-    {
-        *(
-            "account",
-            "address_join",
-            "api_key",
-            "asset",
-            "audit",
-            "domain_claim",
-            "endpoint",
-            "mail_text",
-            "member",
-        ),
-        *(
-            "merchant",
-            "merchant_invitation",
-            "merchant_user",
-            "passkey",
-            "portal",
-            "save_offer",
-            "setting",
-            "sheet",
-        ),
-        *("import_run", "totals", "alembic_version"),
+    (
+        *("account", "address_join", "api_key", "asset", "audit", "domain_claim", "endpoint", "import_run"),
+        *("mail_text", "merchant", "merchant_invitation", "merchant_member", "merchant_user", "passkey"),
+        *("portal", "save_offer", "setting", "sheet", "totals"),
         *(
             "api_use",
+            "delivery",
             "job",
             "login_request",
             "login_token",
             "merchant_session",
             "order_ask",
             "session",
-            "delivery",
         ),
-    }
+    )
 )
 
 # By module and table: why all of it is read there.
-ON_PURPOSE: dict[tuple[str, str], str] = {}
+ON_PURPOSE = {
+    ("accounts.py", "event"): "the newest of each account, by its index",
+    ("figures.py", "subscription"): "added up, and then kept for some minutes",
+    ("requests.py", "request"): "the command line lists all portals' together",
+    ("upkeep.py", "request"): "the command line is told a reference without its portal",
+}
 
 
 class Reads:
@@ -122,6 +108,8 @@ _SEARCH = re.compile(
 def much(sql: str, parameters: Any) -> list[tuple[str, str]]:
     """Tables of which a statement reads all that there is, or all that a portal or an account has, and the line of the
     plan. An index over a few of the rows is no such thing; nor is a page that is read in the order of an index."""
+    if " WHERE 1!=1" in sql:  # in none of no values: it reads nothing
+        return []
     try:
         lines = [str(row[-1]) for row in _empty().execute(f"EXPLAIN QUERY PLAN {sql}", parameters)]
     except pysqlite3.dbapi2.OperationalError:  # about a table of the test's own
