@@ -46,20 +46,29 @@ ON_PURPOSE = {
 }
 
 
+_READS = ("SELECT", "UPDATE", "DELETE", "WITH")
+
+
 class Reads:
     """Notes each statement once, and says what is wrong with those that came since it was last asked."""
 
     def __init__(self) -> None:
         self._seen: set[str] = set()
-        self._found: list[str] = []
+        self._new: list[tuple[str, str, Any]] = []
         event.listen(Engine, "before_cursor_execute", self._note)
 
     def close(self) -> None:
         event.remove(Engine, "before_cursor_execute", self._note)
 
     def wrong(self) -> list[str]:
-        found, self._found = self._found, []
-        return found
+        """Not asked while a statement is sent: that may be in the middle of a migration."""
+        new, self._new = self._new, []
+        return [
+            f"portal/{module}: {line}\n{sql}"
+            for module, sql, parameters in new
+            for table, line in much(sql, parameters)
+            if (module, table) not in ON_PURPOSE
+        ]
 
     def _note(
         self, connection: Any, _cursor: Any, sql: str, parameters: Any, _context: Any, many: bool
@@ -67,25 +76,14 @@ class Reads:
         if sql in self._seen:
             return
         self._seen.add(sql)
-        if connection.dialect.name != "sqlite" or sql.split(None, 1)[0] not in (
-            "SELECT",
-            "UPDATE",
-            "DELETE",
-            "WITH",
-        ):
+        if connection.dialect.name != "sqlite" or sql.split(None, 1)[0] not in _READS:
             return
         short = re.sub(r"\(\?(, \?)+\)", "(?)", sql)
         if short != sql and short in self._seen:
             return
         self._seen.add(short)
-        sender = _sender()
-        if sender is not None:
-            module = sender.removeprefix(OURS)
-            self._found += [
-                f"portal/{module}: {line}\n{sql}"
-                for table, line in much(sql, parameters[0] if many else parameters)
-                if (module, table) not in ON_PURPOSE
-            ]
+        if (sender := _sender()) is not None:
+            self._new.append((sender.removeprefix(OURS), sql, parameters[0] if many else parameters))
 
 
 def _sender() -> str | None:
