@@ -6,12 +6,13 @@ import re
 import sys
 from functools import cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import pysqlite3.dbapi2
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
+
+from tests.shared import empty_sqlite
 
 ROOT = Path(__file__).parents[1]
 OURS = f"{ROOT}/portal/"
@@ -134,17 +135,9 @@ def _is_page(sql: str, lines: list[str], name: str, line: str) -> bool:
     return all(f"{column}=?" in line for column in of_few)
 
 
-_kept: list[TemporaryDirectory[str]] = []
-
-
 @cache
 def _empty() -> Any:
-    from portal.migrate import upgrade
-
-    folder = TemporaryDirectory()
-    _kept.append(folder)
-    upgrade(f"sqlite:///{folder.name}/empty.db")
-    return pysqlite3.dbapi2.connect(f"{folder.name}/empty.db", check_same_thread=False)
+    return pysqlite3.dbapi2.connect(empty_sqlite(), check_same_thread=False)
 
 
 @cache

@@ -75,7 +75,7 @@ def share() -> None:
 
 def migrated_sqlite(path: Path) -> str:
     """A new SQLite file at `path` with the schema of this version and nothing in it; its address."""
-    shutil.copy(_empty_sqlite(), path)
+    shutil.copy(empty_sqlite(), path)
     return f"sqlite:///{path}"
 
 
@@ -85,7 +85,8 @@ def _folder() -> tempfile.TemporaryDirectory[str]:
 
 
 @cache
-def _empty_sqlite() -> Path:
+def empty_sqlite() -> Path:
+    """The one that is copied; nobody writes to it."""
     path = Path(_folder().name) / "empty.db"
     upgrade(f"sqlite:///{path}")
     return path
