@@ -22,7 +22,17 @@ LATER = f"{OURS}migrations/"
 # There are few of each in a portal, or they are gone after some days.
 SMALL = frozenset(
     (
-        *("account", "address_join", "api_key", "asset", "audit", "domain_claim", "endpoint", "import_run"),
+        *(
+            "account",
+            "address_join",
+            "alembic_version",
+            "api_key",
+            "asset",
+            "audit",
+            "domain_claim",
+            "endpoint",
+            "import_run",
+        ),
         *("mail_text", "merchant", "merchant_invitation", "merchant_member", "merchant_user", "passkey"),
         *("portal", "save_offer", "setting", "sheet", "totals"),
         *(

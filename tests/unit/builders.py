@@ -1,9 +1,11 @@
 """Plain builders: a test says only what matters to it."""
 
 import secrets
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from sqlalchemy import insert
 from sqlalchemy.orm import Session
 
 from portal import models
@@ -21,6 +23,13 @@ def save(database: Database, row: Any) -> Any:
 
     database.write_now(add)
     return row
+
+
+def copy(database: Database, row: Any, changes: Sequence[Mapping[str, Any]]) -> None:
+    """As many more rows like this one as there are changes, quickly."""
+    values = row.model_dump(exclude={"id"})
+    copies = [{**values, **change} for change in changes]
+    database.write_now(lambda db: db.execute(insert(type(row)), copies))
 
 
 def make_portal(database: Database, slug: str = "acme", **fields: Any) -> models.Portal:

@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ from tests.pgbouncer import Pooler, program
 from tests.postgres import APP, Server, programs
 from tests.unit.builders import (
     MASTER_KEY,
+    NOW,
+    copy,
     make_account,
     make_action,
     make_customer,
@@ -42,6 +45,7 @@ from tests.unit.builders import (
     make_subscription,
     save,
 )
+from tests.unit.plans import plan_of
 
 PORTAL = Path(__file__).parents[2] / "portal"
 SETTINGS = Settings(master_keys=MASTER_KEY, base_domain="portals.test", admin_host="admin.portals.test")
@@ -399,18 +403,24 @@ def test_a_job_is_carried_out_within_its_portal(shops: Shops) -> None:
 
 def test_lists_go_by_their_indexes_behind_the_wall_too(shops: Shops) -> None:
     """The policy is asked once for a statement, beside the index and not in its place."""
-
-    def plan(db: Session) -> str:
-        db.execute(text("SET LOCAL enable_seqscan = off"))
-        where = {"portal": shops.ids[0], "customer": shops.customers[0].id}
-        words = (
-            "EXPLAIN SELECT id, title FROM order_ WHERE portal_id = :portal AND customer_id = :customer "
-            "ORDER BY placed_at DESC, id DESC LIMIT 21"
-        )
-        return "\n".join(db.execute(text(words), where).scalars())
-
+    customer = shops.customers[0]
+    order = make_order(shops.database, shops.accounts[0], customer)
+    others = [
+        make_customer(shops.database, shops.portals[0], f"c{number}@example.com").id for number in range(9)
+    ]
+    copies = [
+        {"remote_id": f"copy_{number}", "placed_at": NOW - timedelta(hours=number), "customer_id": who}
+        for number in range(1_000)
+        for who in [others[number % 9] if number % 2 else customer.id]
+    ]
+    copy(shops.database, order, copies)
+    where = {"portal": shops.ids[0], "customer": customer.id}
+    words = (
+        "SELECT id, title FROM order_ WHERE portal_id = :portal AND customer_id = :customer "
+        "ORDER BY placed_at DESC, id DESC LIMIT 21"
+    )
     with walls.within(shops.ids[0]):
-        found = shops.database.write_now(plan)
+        found = "\n".join(plan_of(shops.database, lambda db: db.execute(text(words), where).all(), "order_"))
     assert "Index Scan Backward using ix_order_list" in found
     assert "InitPlan" in found
     assert "Sort" not in found
