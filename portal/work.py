@@ -952,7 +952,7 @@ def _event_is_over(
     others: Sequence[Claimed] = (),
 ) -> None:
     """`others` are those that its look has answered too."""
-    now, event, row = clock.now(), models.Event, models.Job
+    now, event = clock.now(), models.Event
     _handled(db, job.payload["event"], now, error, changes)
     if others:
         answered = col(event.id).in_([one.payload["event"] for one in others])
@@ -960,14 +960,19 @@ def _event_is_over(
     with walls.wide("worker"):  # the job may be no portal's
         finish(db, job, now)
         if others:
-            ours = col(row.locked_by).in_({one.claim for one in others})
-            over = update(row).where(col(row.id).in_([one.id for one in others]), ours)
-            db.execute(over.values(locked_until=None, locked_by=None, done_at=now, error=None))
+            _set_all(db, others, done_at=now, error=None)
 
 
 def _put_back(db: Session, jobs: Sequence[Claimed], now: datetime) -> None:
-    for job in jobs:
-        postpone(db, job, now)
+    """Due again, as if they had not been taken."""
+    _set_all(db, jobs, run_at=now, attempts=0)
+
+
+def _set_all(db: Session, jobs: Sequence[Claimed], **values: Any) -> None:
+    """Let go of several that nobody else has taken meanwhile."""
+    row = models.Job
+    ours = col(row.id).in_([job.id for job in jobs]), col(row.locked_by).in_({job.claim for job in jobs})
+    db.execute(update(row).where(*ours).values(locked_until=None, locked_by=None, **values))
 
 
 def _let_go(db: Session, job: Claimed, now: datetime) -> None:
