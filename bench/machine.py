@@ -88,7 +88,7 @@ FATES = (
 )  # no; no effect; no effect and no answer; its effect and no answer
 PATIENCE = timedelta(days=45)  # until everything has come to its end
 MOST_FROZEN_S = 60  # a wish that was sent and shows nothing is given back after two minutes
-MOST_TURNS = 150  # of the worker, until then
+MOST_TURNS = 400  # of the worker, until then
 
 
 class Killed(BaseException):
@@ -246,7 +246,11 @@ _HOSTS = {"stripe": "billing.stripe.com", "payfast": "www.payfast.co.za", "xendi
 # The processes of the portal
 
 _process: ContextVar["Process | None"] = ContextVar("process", default=None)
-_LETTING_GO = ("finish", "retry", "postpone", "_let_go")
+_LETTING_GO: dict[str, Callable[..., list[work.Claimed]]] = {
+    **dict.fromkeys(("finish", "retry", "postpone", "_let_go", "_event_is_over"), lambda job, *_: [job]),
+    "_carried_out": lambda _account, job, others, *_: [job, *others],
+    "_put_back": lambda jobs, *_: list(jobs),
+}
 _ALWAYS = ("renew", "_renew_lease")  # who lives renews in time: these stop nowhere
 
 
@@ -754,7 +758,7 @@ class House:
             if name in _ALWAYS and process is not None and process.frozen:
                 return None
             if name in _LETTING_GO and process is not None:
-                process.let_go.add((args[0].id, args[0].claim))
+                process.let_go |= {(job.id, job.claim) for job in _LETTING_GO[name](*args)}
             if process is None or name in _ALWAYS:
                 return await read(database, lambda _db: database.write_now(fn, *args, **kwargs))
             await process.stop(f"before {name}")
