@@ -88,7 +88,7 @@ FATES = (
 )  # no; no effect; no effect and no answer; its effect and no answer
 PATIENCE = timedelta(days=45)  # until everything has come to its end
 MOST_FROZEN_S = 60  # a wish that was sent and shows nothing is given back after two minutes
-MOST_TURNS = 400  # of the worker, until then
+MOST_TURNS = 2_000  # of the worker, until then
 
 
 class Killed(BaseException):
