@@ -70,7 +70,7 @@ TYPICAL, SHOPS = (
 )  # orders of one customer in each of so many usual portals: they are whose pages are asked for
 LOYAL = 1_300  # orders that one customer has at least: more than fifty pages
 WAITING = (
-    40  # open requests, and events set aside, that the big portal has at least: more than a page is full of
+    40  # open requests, answered ones, and events set aside of the big portal at least: more than a page
 )
 SAMPLE = 5_000  # orders from which the bytes of many more are worked out
 ROOM = 1.4  # of the disk, for journals and sorting

@@ -704,8 +704,7 @@ def renew(db: Session, jobs: Sequence[Claimed]) -> None:
     db.execute(
         update(row)
         .where(
-            col(row.id).in_([job.id for job in jobs]),
-            col(row.locked_by).in_({job.claim for job in jobs}),
+            *_ours(jobs),
             col(row.done_at).is_(None),
         )
         .values(locked_until=moment(db) + LOCK)
@@ -970,9 +969,13 @@ def _put_back(db: Session, jobs: Sequence[Claimed], now: datetime) -> None:
 
 def _set_all(db: Session, jobs: Sequence[Claimed], **values: Any) -> None:
     """Let go of several that nobody else has taken meanwhile."""
+    db.execute(update(models.Job).where(*_ours(jobs)).values(locked_until=None, locked_by=None, **values))
+
+
+def _ours(jobs: Sequence[Claimed]) -> tuple[Any, ...]:
+    """Those of them that no later claim has."""
     row = models.Job
-    ours = col(row.id).in_([job.id for job in jobs]), col(row.locked_by).in_({job.claim for job in jobs})
-    db.execute(update(row).where(*ours).values(locked_until=None, locked_by=None, **values))
+    return col(row.id).in_([job.id for job in jobs]), col(row.locked_by).in_({job.claim for job in jobs})
 
 
 def _let_go(db: Session, job: Claimed, now: datetime) -> None:

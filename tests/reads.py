@@ -6,6 +6,7 @@ import re
 import sys
 from functools import cache
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pysqlite3.dbapi2
@@ -99,12 +100,12 @@ class Reads:
 
 def _sender() -> str | None:
     """The file of ours that sent the statement that is being sent; None where a test did."""
-    frame = sys._getframe(2)
+    frame: FrameType | None = sys._getframe(2)
     while frame is not None:
         name = frame.f_code.co_filename
         if name.startswith(f"{ROOT}/") and ".venv/" not in name and name not in NOT_THE_SENDER:
             return name if name.startswith(OURS) and not name.startswith(LATER) else None
-        frame = frame.f_back  # type: ignore[assignment]
+        frame = frame.f_back
     return None
 
 

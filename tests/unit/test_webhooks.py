@@ -24,6 +24,7 @@ from portal.gateways.base import (
     Event,
     Gateway,
     Gone,
+    Ref,
     Snapshot,
     SubscriptionRecord,
     Unavailable,
@@ -168,6 +169,13 @@ class Fake:
         pass
 
 
+def answering(monkeypatch: pytest.MonkeyPatch, *answers: Any) -> Fake:
+    """The processor from now on."""
+    fake = Fake(*answers)
+    monkeypatch.setattr(work, "open_gateway", lambda *_a, **_k: fake)
+    return fake
+
+
 @pytest.fixture
 def worker(database: Database, settings: Settings) -> work.Worker:
     return work.Worker(settings, database)
@@ -187,8 +195,7 @@ def test_the_worker_believes_the_processor_and_not_the_event(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     said = SubscriptionRecord(remote_id="sub_1", status="past_due", email="ana@example.com")
-    fake = Fake(Snapshot(as_of=clock.now(), subscriptions=(said,)))
-    monkeypatch.setattr(work, "open_gateway", lambda *_a, **_k: fake)
+    fake = answering(monkeypatch, Snapshot(as_of=clock.now(), subscriptions=(said,)))
     deliver(client, account)
     asyncio.run(worker.drain())
     (row,) = rows(database, models.Subscription)
@@ -207,7 +214,7 @@ def test_what_the_processor_does_not_know_changes_nothing(
     monkeypatch: pytest.MonkeyPatch,
     answer: Any,
 ) -> None:
-    monkeypatch.setattr(work, "open_gateway", lambda *_a, **_k: Fake(answer))
+    answering(monkeypatch, answer)
     deliver(client, account, kind="something.unheard_of")
     asyncio.run(worker.drain())
     (event,) = rows(database, models.Event)
@@ -232,7 +239,7 @@ def test_an_event_about_an_object_of_another_account_touches_nothing_there(
     said = SubscriptionRecord(remote_id="sub_1", status="cancelled", email="ana@example.com")
     later = clock.now() + timedelta(days=1)
     answer = Snapshot(as_of=later, subscriptions=(said,)) if knows else Gone("", "no such object")
-    monkeypatch.setattr(work, "open_gateway", lambda *_a, **_k: Fake(answer))
+    answering(monkeypatch, answer)
     deliver(client, account)
     asyncio.run(worker.drain())
     found = {row.account_id: row for row in rows(database, models.Subscription)}
@@ -251,8 +258,7 @@ def test_events_of_one_object_are_answered_by_one_look(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     said = SubscriptionRecord(remote_id="sub_1", status="active", email="ana@example.com")
-    fake = Fake(Snapshot(as_of=clock.now(), subscriptions=(said,)))
-    monkeypatch.setattr(work, "open_gateway", lambda *_a, **_k: fake)
+    fake = answering(monkeypatch, Snapshot(as_of=clock.now(), subscriptions=(said,)))
     for number, kind in enumerate(("created", "updated", "resumed")):
         deliver(client, account, f"evt_{number}", kind=f"customer.subscription.{kind}")
     deliver(client, account, "evt_other", about="sub_2")
@@ -277,8 +283,7 @@ def test_where_one_look_fails_each_event_is_asked_about_for_itself(
     fault: Exception,
 ) -> None:
     said = SubscriptionRecord(remote_id="sub_1", status="active", email="ana@example.com")
-    fake = Fake(fault, Snapshot(as_of=clock.now(), subscriptions=(said,)))
-    monkeypatch.setattr(work, "open_gateway", lambda *_a, **_k: fake)
+    fake = answering(monkeypatch, fault, Snapshot(as_of=clock.now(), subscriptions=(said,)))
     for number in range(3):
         deliver(client, account, f"evt_{number}")
     asyncio.run(worker.drain())
@@ -335,8 +340,7 @@ def test_what_waits_for_a_look_comes_along_however_much_it_is(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     said = SubscriptionRecord(remote_id="sub_1", status="active", email="ana@example.com")
-    fake = Fake(Snapshot(as_of=clock.now(), subscriptions=(said,)))
-    monkeypatch.setattr(work, "open_gateway", lambda *_a, **_k: fake)
+    fake = answering(monkeypatch, Snapshot(as_of=clock.now(), subscriptions=(said,)))
     for number in range(2 * work.BATCH):
         deliver(client, account, f"evt_{number}")
         deliver(client, account, f"evt_2_{number}", about="sub_2")
@@ -356,8 +360,7 @@ def test_what_came_along_waits_again_where_the_look_fails(
 ) -> None:
     said = SubscriptionRecord(remote_id="sub_1", status="active", email="ana@example.com")
     answer = Snapshot(as_of=clock.now(), subscriptions=(said,))
-    fake = Fake(*[Unavailable("", "limited", retry_after=300)] * work.BATCH, answer)
-    monkeypatch.setattr(work, "open_gateway", lambda *_a, **_k: fake)
+    fake = answering(monkeypatch, *[Unavailable("", "limited", retry_after=300)] * work.BATCH, answer)
     for number in range(2 * work.BATCH):
         deliver(client, account, f"evt_{number}")
     asyncio.run(worker.once())
@@ -418,6 +421,24 @@ def test_one_look_answers_several_only_where_the_adapter_looks_at_the_subject_al
     assert "payfast" not in alone
 
 
+@pytest.mark.parametrize(
+    ("processor", "subject", "about"),
+    [
+        ("stripe", Ref("subscription", "sub_1"), "subscription:sub_1"),
+        ("stripe", None, None),
+        ("payfast", Ref("subscription", "sub_1"), None),  # whose notices tell what nothing else does
+    ],
+)
+def test_a_job_says_what_it_is_about_only_where_one_look_answers_all(
+    database: Database, processor: str, subject: Ref | None, about: str | None
+) -> None:
+    account = make_account(database, make_portal(database), processor)
+    told = Event(id="evt_1", type="x", subject=subject, occurred_at=None)
+    database.write_now(webhooks.keep, account, [told], clock.now())
+    (job,) = rows(database, models.Job)
+    assert job.about == (about and f"{account.id}:{about}")
+
+
 def test_a_poison_event_is_set_aside_after_twelve_tries_and_blocks_nobody(
     client: TestClient,
     database: Database,
@@ -425,7 +446,7 @@ def test_a_poison_event_is_set_aside_after_twelve_tries_and_blocks_nobody(
     worker: work.Worker,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(work, "open_gateway", lambda *_a, **_k: Fake(KeyError("boom")))
+    answering(monkeypatch, KeyError("boom"))
     deliver(client, account)
     for _ in range(14):
         asyncio.run(worker.drain())
@@ -435,7 +456,7 @@ def test_a_poison_event_is_set_aside_after_twelve_tries_and_blocks_nobody(
     assert event.parked_at is not None
     assert (job.attempts, job.parked_at is not None) == (12, True)
     good = Snapshot(as_of=clock.now(), subscriptions=(SubscriptionRecord(remote_id="s", status="active"),))
-    monkeypatch.setattr(work, "open_gateway", lambda *_a, **_k: Fake(good))
+    answering(monkeypatch, good)
     deliver(client, account, "evt_2")
     asyncio.run(worker.drain())
     assert len(rows(database, models.Subscription)) == 1
@@ -449,8 +470,7 @@ def test_a_limited_processor_is_asked_again_when_it_said(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     good = Snapshot(as_of=clock.now(), subscriptions=(SubscriptionRecord(remote_id="s", status="active"),))
-    fake = Fake(Unavailable("", "limited", retry_after=300), good)
-    monkeypatch.setattr(work, "open_gateway", lambda *_a, **_k: fake)
+    fake = answering(monkeypatch, Unavailable("", "limited", retry_after=300), good)
     deliver(client, account)
     asyncio.run(worker.drain())
     clock.set_offset(timedelta(seconds=200))
