@@ -27,6 +27,16 @@ OF_PORTAL = (
 OF_MERCHANT = ("", "/people", "/security", "/audit", "/doctor", "/confirm", "/portals/new")
 
 
+# On how many lines the letters of each stand.
+LINES = """cells => cells.map(cell => {
+    const place = document.createRange();
+    const tops = [...cell.textContent].map((_, at) => {
+        place.setStart(cell.firstChild, at);
+        place.setEnd(cell.firstChild, at + 1);
+        return place.getBoundingClientRect().top;
+    });
+    return new Set(tops).size;
+})"""
 LOOKS = (Look(320, "light"), Look(1200, "dark"))
 
 
@@ -125,3 +135,14 @@ def test_the_samples_have_what_waits_for_people(page: Page, other_browser: Any, 
     settings = sign_in_merchant(other, demo, "owner@kora.example")
     settings.open(settings.first_portal() + "/customers/unassigned")
     expect(other.get_by_test_id("record").filter(has_text="Drop-in class")).to_have_count(2)
+
+
+def test_a_number_of_two_digits_stands_on_one_line(page: Page, demo: Demo) -> None:
+    settings = sign_in_merchant(page, demo, "owner@nova.example")
+    page.goto(f"{demo.admin}{settings.first_portal()}/overview")
+    numbers = page.locator(".meters .num").filter(has_text=re.compile(r"\d\d"))
+    for width in (375, 1200):
+        page.set_viewport_size({"width": width, "height": 900})
+        found = numbers.evaluate_all(LINES)
+        assert found, width
+        assert set(found) == {1}, width
